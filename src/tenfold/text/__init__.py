@@ -1,0 +1,1 @@
+"""Floor 1: text. Tokenizers, chat templates, corpora, packing."""

