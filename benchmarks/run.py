@@ -1,0 +1,52 @@
+"""`make bench`: every benchmark of this folder in turn, then docs/benchmarks.md from their figures.
+
+Each file takes `--out FILE` and writes {"sections": [{"title", "what", "rows": [{"name", "ratio", "bar", "met", "note"}], "machine"}]}.
+A ratio is the median of interleaved pairs in one process; a bar is what we answer for, and where it is not met the note says why.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+HEADER = """# Benchmarks
+
+Ratios measured in one process, interleaved (A, B, A, B, …), medians of the pairs: they survive a noisy machine, single times do not.
+`make bench` measures them anew on your machine and rewrites this page.
+"""
+
+
+def measure(script: Path, arguments: list[str]) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "figures.json"
+        subprocess.run([sys.executable, str(script), *arguments, "--out", str(out)], check=True)
+        return json.loads(out.read_text())
+
+
+def section(figures: dict) -> str:
+    lines = [f"## {figures['title']}", "", figures["what"], "", f"Measured on: {figures['machine']}.", ""]
+    lines += ["| what | measured | bar | met | note |", "|---|---|---|---|---|"]
+    for row in figures["rows"]:
+        met = {True: "yes", False: "**no**", None: ""}[row.get("met")]
+        lines.append(f"| {row['name']} | {row['ratio']:.2f} | {row.get('bar') or ''} | {met} | {row.get('note') or ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    sections = []
+    for script in sorted(HERE.glob("*.py")):
+        if script.name == "run.py":
+            continue
+        print(f"== {script.name}", flush=True)
+        sections += [section(figures) for figures in measure(script, sys.argv[1:])["sections"]]
+    PAGE.write_text(HEADER + "\n" + "\n".join(sections))
+    print(f"wrote {PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE}")
+
+
+if __name__ == "__main__":
+    main()

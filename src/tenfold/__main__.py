@@ -1,0 +1,5 @@
+"""`python -m tenfold` is the command `tenfold`; torchrun needs it."""
+
+from tenfold.cli import main
+
+main()

@@ -1,0 +1,3 @@
+"""Floor 5: the command line."""
+
+from tenfold.cli.entry import main as main

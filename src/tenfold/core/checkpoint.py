@@ -1,0 +1,336 @@
+"""Checkpoints: safetensors and JSON, sealed by checksums, whole or absent, never a pickle.
+
+<run>/checkpoints/<name>/step-00000123/
+    model/       weights under their names: model.safetensors, or one shard a rank
+    training/    optimizer moments, averaged weights
+    rank-00000/  this rank's position in the data
+    state.json   everything that is no tensor
+    manifest.json  bytes and SHA-256 of every file; written last
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor
+
+from tenfold.core.errors import UserError
+from tenfold.core.mesh import is_main
+from tenfold.core.tree import flatten, unflatten
+
+if TYPE_CHECKING:
+    from tenfold.core.fit import TrainState
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_WRITE_ERRORS = (OSError, SafetensorError, CheckpointException)
+
+
+class RunFolder(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+class RewindableRun(RunFolder, Protocol):
+    def rewind(self, step: int, name: str | None = None) -> None: ...
+
+
+class TornCheckpointError(UserError):
+    """A checkpoint whose files are missing or are not those that were written."""
+
+
+def save(run: RunFolder, state: TrainState, name: str = "main", *, keep: int = 2) -> Path:
+    """Write a checkpoint of `state`, then remove all but the newest `keep` of this name.
+
+    The folder appears whole or not at all. Checkpoints of later steps go too: they belong to an attempt that was
+    taken back. Call it on every rank of a process group.
+
+    Raises:
+        UserError: the disk is full; earlier checkpoints stay as they are.
+    """
+    if keep < 1:
+        raise ValueError(f"keep: got {keep}, need at least 1")
+    folder = run.path / "checkpoints" / name
+    final = folder / f"step-{state.step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    tree = state.state_dict()
+
+    def prepare() -> None:
+        for stale in folder.glob(".step-*"):
+            shutil.rmtree(stale)
+        temporary.mkdir(parents=True)
+
+    def seal() -> None:
+        _seal(temporary, state.step)
+        _replace(temporary, final)
+
+    try:
+        _together(prepare, main_only=True)
+        _together(lambda: _write(temporary, tree))
+        _together(seal, main_only=True)
+    except _WRITE_ERRORS as error:
+        if is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+        if _is_disk_full(error):
+            raise UserError(f"disk full while writing {final}: free some space, then resume {run.path}") from error
+        raise
+    if is_main():
+        steps = sorted(_steps(folder))
+        for step in [s for s in steps if s > state.step] + [s for s in steps if s <= state.step][:-keep]:
+            shutil.rmtree(_steps(folder)[step])
+    return final
+
+
+def latest(run: RunFolder, name: str = "main") -> Path | None:
+    """The newest checkpoint whose checksums hold; None if there is none. A torn one is passed over with a warning."""
+    step = -1
+    if is_main():
+        found = _steps(run.path / "checkpoints" / name)
+        for candidate in sorted(found, reverse=True):
+            try:
+                verify(found[candidate])
+            except TornCheckpointError as error:
+                warnings.warn(f"{error}; going back to the one before it", RuntimeWarning, stacklevel=2)
+            else:
+                step = candidate
+                break
+    if _world() > 1:
+        shared = torch.tensor(step)
+        dist.broadcast(shared, src=0)
+        step = int(shared)
+    return None if step < 0 else run.path / "checkpoints" / name / f"step-{step:08d}"
+
+
+def verify(path: Path) -> None:
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        TornCheckpointError: naming the first file that is missing or different.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for file, sealed in manifest["files"].items():
+            if _digest(path / file) != sealed["sha256"]:
+                raise TornCheckpointError(f"checkpoint {path} is torn: {file} does not match its checksum")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, TornCheckpointError):
+            raise
+        raise TornCheckpointError(f"checkpoint {path} is torn: {type(error).__name__} while reading it") from error
+
+
+def restore(state: TrainState, path: Path) -> None:
+    """Load a checkpoint into `state`, whatever number of processes saved it and whatever number loads it.
+
+    Raises:
+        UserError: the checkpoint is torn, or does not fit the model, the optimizer or the stream.
+    """
+    _together(lambda: verify(path), main_only=True)
+    plain = json.loads((path / "state.json").read_text())
+    parameters = dict(state.model.named_parameters())
+    try:
+        tree = {
+            **unflatten(plain["training"], _read(path / "training", parameters)),
+            "model": unflatten(plain["model"], _read(path / "model", dict(state.model.state_dict()))),
+            "stream": _read_stream(path, plain["world"]),
+        }
+        state.load_state_dict(tree)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"checkpoint {path} does not fit: {reason}") from error
+
+
+def resume(run: RewindableRun, state: TrainState, name: str = "main") -> bool:
+    """Go on from the latest checkpoint, if there is one, and drop the log rows of the steps after it.
+
+    Returns:
+        Whether there was one.
+    """
+    path = latest(run, name)
+    if path is not None:
+        restore(state, path)
+    if is_main():
+        run.rewind(state.step, name=name)
+    return path is not None
+
+
+def load_weights(model: nn.Module, path: Path, *, averaged: bool = False) -> None:
+    """Load only the weights of a checkpoint; `averaged` takes the moving average of those that have one.
+
+    Raises:
+        UserError: the checkpoint is torn, holds no average, or does not fit the model.
+    """
+    _together(lambda: verify(path), main_only=True)
+    plain = json.loads((path / "state.json").read_text())
+    weights = unflatten(plain["model"], _read(path / "model", dict(model.state_dict())))
+    if averaged:
+        if plain["training"]["ema"] is None:
+            raise UserError(f"checkpoint {path} holds no averaged weights: it was trained without ema")
+        training = _read(path / "training", dict(model.named_parameters()))
+        weights.update(unflatten(plain["training"]["ema"]["average"], training))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path} does not fit the model: {' '.join(str(error).split())[:300]}") from error
+
+
+def _write(folder: Path, tree: Mapping[str, Any]) -> None:
+    """All files but the manifest; each rank its own part."""
+    training = {key: value for key, value in tree.items() if key not in ("model", "stream")}
+    plain: dict[str, Any] = {"format": FORMAT, "world": _world()}
+    for section, part in (("model", tree["model"]), ("training", training)):
+        plain[section], tensors = flatten(part)
+        _write_tensors(folder / section, tensors)
+    if is_main():
+        (folder / "state.json").write_text(json.dumps(plain))
+    own = folder / f"rank-{_rank():05d}"
+    own.mkdir()
+    stream, tensors = flatten(tree["stream"])
+    (own / "stream.json").write_text(json.dumps(stream))
+    if tensors:
+        save_file(tensors, own / "stream.safetensors")
+
+
+def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    if not tensors:
+        return
+    if _world() > 1:
+        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        return
+    folder.mkdir()
+    whole = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+    save_file(whole, folder / f"{folder.name}.safetensors", metadata={"format": "pt"})
+
+
+def _read(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a folder. Where a part of a tensor's name is the name of a sharded tensor of `like` and the shapes
+    are equal, it comes sharded in the same way, and only this rank's part is read."""
+    if not folder.exists():
+        return {}
+    single = folder / f"{folder.name}.safetensors"
+    if single.exists() and not any(isinstance(tensor, DTensor) for tensor in like.values()):
+        return load_file(single)
+    reader = HuggingFaceStorageReader(str(folder))
+    targets: dict[str, Any] = {}
+    for name, stored in reader.read_metadata().state_dict_metadata.items():
+        size, dtype = stored.size, stored.properties.dtype
+        pattern = next((like[part] for part in name.split("/") if isinstance(like.get(part), DTensor)), None)
+        if pattern is not None and pattern.shape == size:
+            targets[name] = torch.zeros_like(pattern, dtype=dtype, requires_grad=False)
+        else:
+            targets[name] = torch.zeros(size, dtype=dtype)
+    dcp.load(targets, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=_world() == 1)
+    return targets
+
+
+def _read_stream(path: Path, world: int) -> Any:
+    """This rank's position in the data; with another number of ranks, the one position that all of them had."""
+    if world == _world():
+        return _read_rank(path / f"rank-{_rank():05d}")
+    texts = {(path / f"rank-{rank:05d}" / "stream.json").read_text() for rank in range(world)}
+    files = list(path.glob("rank-*/stream.safetensors"))
+    digests = {_digest(file) for file in files}
+    if len(texts) > 1 or len(digests) > 1:
+        raise UserError(
+            f"checkpoint {path}: its {world} ranks stood at different places in the data, which {_world()} cannot "
+            f"take over; start {world} processes"
+        )
+    return _read_rank(path / "rank-00000")
+
+
+def _read_rank(folder: Path) -> Any:
+    tensors = folder / "stream.safetensors"
+    return unflatten(json.loads((folder / "stream.json").read_text()), load_file(tensors) if tensors.exists() else {})
+
+
+def _seal(folder: Path, step: int) -> None:
+    """Write the manifest; every file and folder is on the disk before it, and it before the rename."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    sealed = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in files
+    }
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({"format": FORMAT, "step": step, "world": _world(), "files": sealed}, indent=1))
+    for path in [*files, manifest, *(entry for entry in folder.rglob("*") if entry.is_dir()), folder]:
+        _sync(path)
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    """Rename, after moving a folder of the same step out of the way: it is torn, or of an attempt taken back."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*")}
+    return {int(match[1]): path for path, match in found.items() if match is not None}
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, CheckpointException):
+        return any(_is_disk_full(failure[0]) for failure in error.failures.values())
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # The library that writes safetensors names the system's error in its text only.
+    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _together(action: Callable[[], None], *, main_only: bool = False) -> None:
+    """Run `action` on every rank (or the main one) and wait for all; where one fails, all of them raise."""
+    failure: BaseException | None = None
+    if is_main() or not main_only:
+        try:
+            action()
+        except (*_WRITE_ERRORS, UserError) as error:
+            failure = error
+    if _world() > 1:
+        code = 0 if failure is None else errno.ENOSPC if _is_disk_full(failure) else errno.EIO
+        worst = torch.tensor(code)
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        if failure is None and int(worst):
+            failure = OSError(int(worst), f"another process failed: {os.strerror(int(worst))}")
+    if failure is not None:
+        raise failure
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0

@@ -1,0 +1,300 @@
+"""Configs: frozen dataclasses to JSON and back, and from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import io
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tenfold.core.errors import UserError
+
+T = TypeVar("T")
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON data: dataclasses become objects, tuples lists, paths and non-finite floats text, tensors numbers.
+
+    Raises:
+        TypeError: anything else, named.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):  # JSON has no NaN: written as text, read back by `restore_non_finite`
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if callable(getattr(value, "tolist", None)):  # a tensor or an array of any size
+        return to_json(value.tolist())
+    raise TypeError(f"cannot write {type(value).__name__} as JSON: {value!r}")
+
+
+def restore_non_finite(value: Any) -> Any:
+    """The texts by which `to_json` spells NaN and the infinities become floats again, at any depth."""
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    if isinstance(value, list):
+        return [restore_non_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: restore_non_finite(item) for key, item in value.items()}
+    return value
+
+
+def from_json(kind: type[T], data: Any, *, where: str = "config.json") -> T:
+    """Build a config of type `kind` from JSON data; fields that are absent take their defaults.
+
+    Args:
+        kind: a dataclass; its fields may be numbers, text, bool, Literal, Optional, unions, tuples, lists, dicts,
+            paths and further dataclasses.
+        data: what `json.loads` gave.
+        where: what an error message calls the source.
+    Raises:
+        UserError: unknown field, wrong type, or a value the dataclass itself refuses; the message names the field.
+    """
+    built: T = _build(kind, data, where, ())
+    return built
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; UserError in one line where it is missing or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"file not found: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid JSON: {path}: {error}") from None
+
+
+def _build(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> Any:
+    """Build a value of the annotated type `kind`; `path` is the way to it, for messages."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _build(arguments[0], data, where, path)
+    if kind is Any:
+        return data
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, data, where, path)
+    if origin is Literal:
+        if any(data == choice and type(data) is type(choice) for choice in arguments):
+            return data
+        raise _wrong(data, f"one of {', '.join(map(repr, arguments))}", where, path)
+    if origin in (typing.Union, types.UnionType):
+        return _build_union(arguments, data, where, path)
+    if origin is tuple and isinstance(data, list):
+        return _build_tuple(arguments, data, where, path)
+    if origin in (list, Sequence) and isinstance(data, list):
+        return [_build(arguments[0], item, where, (*path, str(index))) for index, item in enumerate(data)]
+    if origin in (dict, Mapping) and isinstance(data, dict):
+        return {key: _build(arguments[1], item, where, (*path, key)) for key, item in data.items()}
+    return _build_plain(kind, data, where, path)
+
+
+def _build_plain(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> Any:
+    if kind in (None, types.NoneType) and data is None:
+        return None
+    if kind in (bool, str) and isinstance(data, kind):
+        return data
+    if kind is int and isinstance(data, int) and not isinstance(data, bool):
+        return data
+    if kind is float:
+        if isinstance(data, (int, float)) and not isinstance(data, bool):
+            return float(data)
+        if isinstance(data, str) and data in _NON_FINITE:
+            return _NON_FINITE[data]
+    if isinstance(kind, type) and issubclass(kind, Path) and isinstance(data, str):
+        return kind(data)
+    raise _wrong(data, _type_name(kind), where, path)
+
+
+def _build_dataclass(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> Any:
+    if not isinstance(data, dict):
+        raise _wrong(data, f"an object with the fields of {kind.__name__}", where, path)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    names = [field.name for field in fields]
+    for key in data:
+        if key not in names:
+            raise UserError(f"{_at(where, (*path, key))}: unknown field{did_you_mean(key, names)}")
+    for field in fields:
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in data and not optional:
+            raise UserError(f"{_at(where, (*path, field.name))}: missing, need {_type_name(hints[field.name])}")
+    values = {key: _build(hints[key], item, where, (*path, key)) for key, item in data.items()}
+    try:
+        return kind(**values)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{_at(where, path)}: {error}") from error
+
+
+def _build_union(kinds: tuple[Any, ...], data: Any, where: str, path: tuple[str, ...]) -> Any:
+    errors: list[UserError] = []
+    for kind in sorted(kinds, key=lambda kind: kind is float):  # an int stays an int in `float | int`
+        try:
+            return _build(kind, data, where, path)
+        except UserError as error:
+            errors.append(error)
+    objects = [error for kind, error in zip(kinds, errors, strict=True) if dataclasses.is_dataclass(kind)]
+    if isinstance(data, dict) and len(objects) == 1:
+        raise objects[0]  # `Model | None` given an object: say what is wrong inside it
+    raise _wrong(data, " or ".join(_type_name(kind) for kind in kinds), where, path)
+
+
+def _build_tuple(kinds: tuple[Any, ...], data: list[Any], where: str, path: tuple[str, ...]) -> tuple[Any, ...]:
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(data)
+    if len(kinds) != len(data):
+        raise _wrong(data, f"{len(kinds)} values", where, path)
+    pairs = enumerate(zip(kinds, data, strict=True))
+    return tuple(_build(kind, item, where, (*path, str(index))) for index, (kind, item) in pairs)
+
+
+def _at(where: str, path: tuple[str, ...]) -> str:
+    return f"{where}: {'.'.join(path)}" if path else where
+
+
+def _wrong(data: Any, need: str, where: str, path: tuple[str, ...]) -> UserError:
+    return UserError(f"{_at(where, path)}: got {json.dumps(data)[:80]}, need {need}")
+
+
+def _type_name(kind: Any) -> str:
+    if kind in (None, types.NoneType):
+        return "null"
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """' (did you mean X?)' where one of the known words is close, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+# From the command line.
+
+
+def take_preset(presets: Mapping[str, T], argv: Sequence[str], *, default: str = "tiny") -> tuple[str, list[str]]:
+    """Split a leading preset name off the arguments.
+
+    Returns:
+        the name (`default` where the arguments start with an option or are empty) and the remaining arguments.
+    Raises:
+        UserError: a name that is no preset.
+    """
+    if not argv or argv[0].startswith("-"):
+        return default, list(argv)
+    if argv[0] not in presets:
+        hint = did_you_mean(argv[0], list(presets))
+        raise UserError(f"unknown preset {argv[0]!r}{hint}; known: {', '.join(presets)}")
+    return argv[0], list(argv[1:])
+
+
+def parse(presets: Mapping[str, T], argv: Sequence[str], *, prog: str = "", description: str | None = None) -> T:
+    """A config from `[PRESET] [--field value ...]`: the preset (default tiny) with the given fields replaced.
+
+    Args:
+        presets: name to config, a dataclass instance.
+        argv: the arguments; nested fields are spelt `--model.dim 64`.
+        prog: the command, shown in usage and before messages.
+        description: shown by `--help` in place of the dataclass's docstring.
+    Raises:
+        UserError: unknown preset, unknown option, wrong value; one line.
+    """
+    try:
+        name, rest = take_preset(presets, argv)
+    except UserError as error:
+        raise UserError(f"{prog}: {error}" if prog else str(error)) from None
+    default = presets[name]
+
+    def change(**options: Any) -> T:
+        import tyro
+
+        # Without AvoidSubcommands a field `Model | None` would become a subcommand.
+        return tyro.cli(type(default), default=default, config=(tyro.conf.AvoidSubcommands,), **options)
+
+    return _parsed(change, rest, prog, description)
+
+
+def bind(function: Callable[..., T], argv: Sequence[str], *, prog: str = "") -> Callable[[], T]:
+    """A call of a typed function with its arguments read from the command line; nothing runs before it is called.
+
+    Raises:
+        UserError: unknown option, missing or wrong value; one line.
+    """
+
+    @functools.wraps(function)
+    def later(*arguments: Any, **keywords: Any) -> Callable[[], T]:
+        return functools.partial(function, *arguments, **keywords)
+
+    def change(**options: Any) -> Any:
+        import tyro
+
+        return tyro.cli(later, config=(tyro.conf.PositionalRequiredArgs,), **options)
+
+    bound: Callable[[], T] = _parsed(change, list(argv), prog, None)
+    return bound
+
+
+def _parsed(change: Callable[..., Any], argv: list[str], prog: str, description: str | None) -> Any:
+    """Run tyro and turn its boxed complaints into one line."""
+    label = f"{prog}: " if prog else ""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            value, unknown = change(args=argv, prog=prog or None, description=description, return_unknown_args=True)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise  # --help
+        raise UserError(f"{label}{_unboxed(complaint.getvalue())}") from None
+    except UserError:
+        raise
+    except ValueError as error:  # the dataclass refused its values
+        raise UserError(f"{label}{error}") from error
+    if unknown:
+        if not unknown[0].startswith("-"):
+            raise UserError(f"{label}unexpected argument {unknown[0]!r}; options are spelt --name value (see --help)")
+        option = unknown[0].split("=")[0]
+        hint = did_you_mean(option.replace("_", "-"), _known_options(change))
+        raise UserError(f"{label}unknown option {option}{hint or ' (see --help)'}")
+    return value
+
+
+def _known_options(change: Callable[..., Any]) -> list[str]:
+    """Every option named in the help text."""
+    help_text = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(help_text):
+        change(args=["--help"], return_unknown_args=True)
+    return sorted(set(re.findall(r"(?<![\w-])--[\w.-]+", re.sub(r"\x1b\[[0-9;]*m", "", help_text.getvalue()))))
+
+
+def _unboxed(text: str) -> str:
+    """The message inside tyro's box, without its title, its rules and its footer, on one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines: list[str] = []
+    for line in plain.splitlines():
+        content = line.strip().strip("│").strip()
+        if re.fullmatch(r"[╭╰].*[╮╯]", line.strip()):
+            continue
+        if lines and re.fullmatch(r"─+", content):
+            break  # below the first rule stands help, not the message
+        lines.append(content)
+    message = " ".join(" ".join(lines).split()).removeprefix("Error parsing ")
+    return re.sub(r"^Missing from [^:]*: ", "missing ", message)

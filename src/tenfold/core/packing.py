@@ -1,0 +1,219 @@
+"""Packing of documents of any length into rows of one length; no token is lost, none is repeated.
+
+A document is a run of integer segments. A segment of kind 0 is plain tokens and may be cut anywhere; any other kind
+(the place-holder tokens of an image, say) is never cut and brings its payload along.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tenfold.core.stream import Stream
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of one kind.
+
+    Args:
+        ids: token ids, one dimension, int64.
+        kind: 0 for plain tokens; anything else is kept whole.
+        payload: what the tokens stand for, as numbers, strings, tensors or lists and dicts of them.
+    """
+
+    ids: np.ndarray
+    kind: int = 0
+    payload: Any = None
+
+
+Piece = list[Segment]  # what one row holds of one document
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One row of `length + 1` tokens: the first `length` are inputs, the last `length` their targets.
+
+    Args:
+        tokens: ids, int64.
+        segment_ids: number of the document in the row, from 1; 0 is padding. int64.
+        positions: place in the document's piece, from 0. int64.
+        kinds: kind of the segment each token belongs to. int64.
+        payloads: (first token, payload) of each segment with a payload, in order.
+    """
+
+    tokens: Tensor
+    segment_ids: Tensor
+    positions: Tensor
+    kinds: Tensor
+    payloads: tuple[tuple[int, Any], ...]
+
+
+def collate_rows(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
+    """Stack rows without payloads: `tokens`, `segment_ids`, `positions`, each [rows, length + 1]."""
+    return {name: torch.stack([getattr(row, name) for row in rows]) for name in ("tokens", "segment_ids", "positions")}
+
+
+class Packer:
+    """Stream of packed rows over a stream of documents (arrays or lists of ids, or lists of `Segment`).
+
+    Args:
+        stream: the documents.
+        length: tokens a model sees of a row, T; a row has T + 1.
+        mode: "concat" joins the documents in order and cuts every T + 1 tokens. "first_fit" keeps a document that fits
+            into a row whole: it goes to the first open row with room, longer ones are cut into rows first.
+        open_rows: rows open at once in mode "first_fit"; one too many sends out the oldest, padded.
+        document_mask: False makes a row one segment, with positions running through.
+        separator: token put after every document, such as the end-of-text token.
+        padding: token that fills rows that are sent out unfilled.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        length: int,
+        mode: Literal["concat", "first_fit"] = "concat",
+        *,
+        open_rows: int = 64,
+        document_mask: bool = True,
+        separator: int | None = None,
+        padding: int = 0,
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length: got {length}, need at least 1")
+        if mode not in ("concat", "first_fit"):
+            raise ValueError(f"mode: got {mode!r}, need 'concat' or 'first_fit'")
+        if open_rows < 1:
+            raise ValueError(f"open_rows: got {open_rows}, need at least 1")
+        self.stream = stream
+        self.capacity = length + 1
+        self.mode = mode
+        self.open_rows = open_rows if mode == "first_fit" else 1
+        self.document_mask = document_mask
+        self.separator = separator
+        self.padding = padding
+        self._open: list[list[Piece]] = []
+        self._ready: deque[list[Piece]] = deque()
+
+    def __iter__(self) -> Iterator[PackedRow]:
+        documents = iter(self.stream)
+        while True:
+            while self._ready:
+                yield self._render(self._ready.popleft())
+            try:
+                document = next(documents)
+            except StopIteration:
+                if not self._open:
+                    return
+                self._ready.extend(self._open)
+                self._open = []
+            else:
+                self._add(self._segments(document))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stream's state and the rows that are open or not yet handed out."""
+        return {
+            "stream": self.stream.state_dict(),
+            "open": [_plain(row) for row in self._open],
+            "ready": [_plain(row) for row in self._ready],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stream.load_state_dict(state["stream"])
+        self._open = [_row(row) for row in state["open"]]
+        self._ready = deque(_row(row) for row in state["ready"])
+
+    def _segments(self, document: Any) -> Piece:
+        whole = isinstance(document, Sequence) and len(document) > 0 and isinstance(document[0], Segment)
+        segments = list(document) if whole else [Segment(np.asarray(document, dtype=np.int64))]
+        if self.separator is not None:
+            segments.append(Segment(np.array([self.separator], dtype=np.int64)))
+        for segment in segments:
+            if segment.kind != 0 and len(segment.ids) > self.capacity:
+                raise ValueError(
+                    f"segment of kind {segment.kind}: got {len(segment.ids)} tokens that may not be cut, "
+                    f"need at most {self.capacity} (length + 1)"
+                )
+        return [segment for segment in segments if len(segment.ids)]
+
+    def _add(self, rest: Piece) -> None:
+        """Place a document; rows that are full or pushed out become ready, in that order."""
+        while rest:
+            size = _size(rest)
+            if self.mode == "concat":
+                # The last open row takes what it can; only a segment that may not be cut leaves a gap behind.
+                row = self._open[-1] if self._open else self._new_row()
+            else:
+                wanted = min(size, self.capacity)
+                fitting = (row for row in self._open if self.capacity - _row_size(row) >= wanted)
+                row = next(fitting, None) or self._new_row()
+            piece, rest = _cut(rest, self.capacity - _row_size(row))
+            if piece:
+                row.append(piece)
+            if not piece or _row_size(row) == self.capacity:
+                self._open = [other for other in self._open if other is not row]
+                self._ready.append(row)
+            if len(self._open) > self.open_rows:
+                self._ready.append(self._open.pop(0))
+
+    def _new_row(self) -> list[Piece]:
+        self._open.append([])
+        return self._open[-1]
+
+    def _render(self, row: list[Piece]) -> PackedRow:
+        tokens = np.full(self.capacity, self.padding, dtype=np.int64)
+        segment_ids, positions, kinds = (np.zeros(self.capacity, dtype=np.int64) for _ in range(3))
+        payloads: list[tuple[int, Any]] = []
+        at = 0
+        for number, piece in enumerate(row, start=1):
+            first = at
+            for segment in piece:
+                if segment.payload is not None:
+                    payloads.append((at, segment.payload))
+                tokens[at : at + len(segment.ids)] = segment.ids
+                kinds[at : at + len(segment.ids)] = segment.kind
+                at += len(segment.ids)
+            segment_ids[first:at] = number if self.document_mask else 1
+            positions[first:at] = np.arange(at - first) if self.document_mask else np.arange(first, at)
+        return PackedRow(*(torch.from_numpy(x) for x in (tokens, segment_ids, positions, kinds)), tuple(payloads))
+
+
+def _size(piece: Piece) -> int:
+    return sum(len(segment.ids) for segment in piece)
+
+
+def _row_size(row: list[Piece]) -> int:
+    return sum(_size(piece) for piece in row)
+
+
+def _cut(piece: Piece, room: int) -> tuple[Piece, Piece]:
+    """The longest head of at most `room` tokens, and the rest."""
+    head: Piece = []
+    for number, segment in enumerate(piece):
+        if len(segment.ids) <= room:
+            head.append(segment)
+            room -= len(segment.ids)
+            continue
+        rest = piece[number + 1 :]
+        if segment.kind != 0 or room == 0:
+            return head, [segment, *rest]
+        head.append(Segment(segment.ids[:room], 0, segment.payload))
+        return head, [Segment(segment.ids[room:], 0), *rest]
+    return head, []
+
+
+def _plain(row: list[Piece]) -> list[list[dict[str, Any]]]:
+    return [
+        [{"ids": torch.from_numpy(s.ids.copy()), "kind": s.kind, "payload": s.payload} for s in piece] for piece in row
+    ]
+
+
+def _row(plain: list[list[dict[str, Any]]]) -> list[Piece]:
+    return [[Segment(s["ids"].numpy(), s["kind"], s["payload"]) for s in piece] for piece in plain]

@@ -1,0 +1,149 @@
+"""Self-attention with grouped key-value heads, rotary positions, normed queries and keys, and a key-value cache."""
+
+# Shape legend: B batch, S queries, K keys, D model, H query heads, G key-value heads, d head width
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tenfold.nn.linear import Linear, init_generator
+from tenfold.nn.norm import RMSNorm
+from tenfold.nn.rotary import RopeLayout, apply_rotary
+
+QKNormPosition = Literal["pre_rope", "post_rope"]
+
+
+class LayerCache(Protocol):
+    """What a layer needs of a key-value cache."""
+
+    def append(self, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values; return all stored so far, each (B, G, K, d)."""
+        ...
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(queries, keys) bool, True where attention is allowed; the last query sees every key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def segment_mask(segment_ids: Tensor) -> Tensor:
+    """Causal attention inside each document of packed rows, none across documents.
+
+    Args:
+        segment_ids: integer (B, S); tokens of one document share a number within their row.
+    Returns:
+        bool (B, 1, S, S), True where attention is allowed.
+    """
+    if segment_ids.ndim != 2:
+        raise ValueError(f"segment_ids: got shape {tuple(segment_ids.shape)}, need (batch, sequence)")
+    same = segment_ids.unsqueeze(-1) == segment_ids.unsqueeze(-2)
+    length = segment_ids.shape[1]
+    return (same & causal_mask(length, length, segment_ids.device)).unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """softmax(q·k / sqrt(d)) v; query head i uses key-value head floor(i · G / H).
+
+    Args:
+        dim: D, width of input and output.
+        n_heads: H.
+        n_kv_heads: G, a divisor of H; None takes H.
+        head_dim: d; None takes D / H.
+        qk_norm: RMSNorm over d on queries and on keys, weights shared by the heads.
+        qk_norm_position: norm before or after the rotation.
+        rope_layout: how features pair up for the rotation.
+        norm_eps: of the two norms.
+        bias: offsets on every projection.
+        causal: without a mask, queries see earlier keys only (True) or every key (False).
+        dropout: share of attention weights dropped in training (turns off the fused CPU kernel).
+        generator: where the weights are drawn from.
+    Raises:
+        ValueError: heads that do not divide, an unknown switch, dropout outside [0, 1).
+    Source: Ainslie et al. 2023, arXiv 2305.13245 (grouped heads); Henry et al. 2020, arXiv 2010.04245 (normed q, k).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        *,
+        qk_norm: bool = False,
+        qk_norm_position: QKNormPosition = "pre_rope",
+        rope_layout: RopeLayout = "half",
+        norm_eps: float = 1e-5,
+        bias: bool = False,
+        causal: bool = True,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        if min(dim, n_heads, n_kv_heads) < 1 or n_heads % n_kv_heads:
+            raise ValueError(f"n_kv_heads: got {n_kv_heads}, need a divisor of n_heads = {n_heads}")
+        if head_dim is None and dim % n_heads:
+            raise ValueError(f"n_heads: got {n_heads}, need a divisor of dim = {dim} (or set head_dim)")
+        if qk_norm_position not in get_args(QKNormPosition):
+            raise ValueError(f"qk_norm_position: got {qk_norm_position!r}, need pre_rope or post_rope")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: got {dropout}, need 0 <= dropout < 1")
+        generator = init_generator(generator)
+        self.head_dim = head_dim = dim // n_heads if head_dim is None else head_dim
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
+        self.qk_norm_position, self.rope_layout = qk_norm_position, rope_layout
+        self.causal, self.dropout = causal, dropout
+        self.q_proj = Linear(dim, n_heads * head_dim, bias, generator=generator)
+        self.k_proj = Linear(dim, n_kv_heads * head_dim, bias, generator=generator)
+        self.v_proj = Linear(dim, n_kv_heads * head_dim, bias, generator=generator)
+        self.o_proj = Linear(n_heads * head_dim, dim, bias, generator=generator)
+        self.q_norm = RMSNorm(head_dim, norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(head_dim, norm_eps) if qk_norm else None
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        *,
+        rope: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x_BSD: input.
+            rope: cosines and sines of the positions, from `Rotary.at` or `Rotary.table`; None leaves positions out.
+            mask: bool (True: may attend) or additive, broadcastable to (B, H, S, K); it replaces causality.
+            cache: earlier keys and values; the new ones are appended.
+        Returns:
+            (B, S, D).
+        """
+        q = self._heads(self.q_proj(x_BSD), self.q_norm, rope)
+        k = self._heads(self.k_proj(x_BSD), self.k_norm, rope)
+        v = self.v_proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        queries, keys = q.shape[2], k.shape[2]
+        causal = self.causal and mask is None and queries > 1
+        if causal and keys > queries:
+            mask, causal = causal_mask(queries, keys, q.device), False
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, self.dropout if self.training else 0.0, causal, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, norm: RMSNorm | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, S, heads · d) to normed and rotated (B, heads, S, d)."""
+        x = x.unflatten(-1, (-1, self.head_dim))
+        if norm is not None and self.qk_norm_position == "pre_rope":
+            x = norm(x)
+        x = x.transpose(1, 2)
+        if rope is not None:
+            x = apply_rotary(x, *rope, self.rope_layout)
+        if norm is not None and self.qk_norm_position == "post_rope":
+            x = norm(x)
+        return x

@@ -1,0 +1,260 @@
+"""What is trained: sizes, families, budget and data; every preset states what it should reach and how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from tenfold.lm.decoder import DecoderConfig
+from tenfold.nn.moe import MoEConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way to spend parameters over a dense backbone; the same for every size.
+
+    Fields:
+        ffn: width of the dense feed-forward layers, as a multiple of the backbone's.
+        experts: experts of a sparse layer; 0 is a dense family.
+        top_k: experts a token goes to.
+        expert_width: hidden width of one expert, as a multiple of the backbone's dense width.
+        every: every how many layers one is sparse.
+        learning_rate: multiple of the configuration's peak; the best of 0.5, 1, 2 of each family.
+        note: what the comparison with the dense backbone holds equal.
+    """
+
+    label: str
+    ffn: float = 1.0
+    experts: int = 0
+    top_k: int = 2
+    expert_width: float = 1.0
+    every: int = 2
+    learning_rate: float = 1.0
+    note: str = ""
+
+
+FAMILIES = {
+    "dense": Family("dense", note="the backbone"),
+    "dense-wide": Family("dense, 2x FFN", ffn=2.0, note="compute of top-2 full-width experts in every layer"),
+    "moe-half": Family("MoE 8 half-width, top-2", experts=8, expert_width=0.5, note="active parameters of the backbone"),
+    "moe-full": Family("MoE 8 full-width, top-2", experts=8, note="twice the active FFN in sparse layers"),
+    "moe-top1": Family("MoE 16 full-width, top-1", experts=16, top_k=1, note="active parameters of the backbone"),
+}
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis of the 3D sharding; the product is torchrun's number of processes."""
+
+    data: int = 1
+    expert: int = 1
+    model: int = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training text.
+
+    Fields:
+        source: "english" (novels and film reviews; needs TENFOLD_DATA), "stdlib" (source of the running Python's standard
+            library), "auto" (english where TENFOLD_DATA has it, else stdlib; the report says which), "files".
+        text: UTF-8 .txt, .jsonl or .jsonl.gz files for source "files"; the last 5 % of each file is validation text.
+        vocabulary: size of the byte-pair vocabulary trained on the training text.
+        sequence: tokens a row.
+        rows: rows a step.
+        validation_rows: rows of validation text, spread evenly over it.
+    """
+
+    source: Literal["auto", "english", "stdlib", "files"] = "auto"
+    text: tuple[Path, ...] = ()
+    vocabulary: int = 1024
+    sequence: int = 128
+    rows: int = 16
+    validation_rows: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "sequence", "rows", "validation_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}: got {getattr(self, name)}, need at least 1")
+        if (self.source == "files") != bool(self.text):
+            raise ValueError("data.text: name files with --data.source files, and only then")
+
+    @property
+    def step_tokens(self) -> int:
+        return self.sequence * self.rows
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW with linear warm-up and cosine decay.
+
+    Fields:
+        learning_rate: peak of the dense family.
+        weight_decay: decoupled, times the learning rate; matrices only.
+        warmup: share of the steps.
+        final: last learning rate as a share of the peak.
+        clip_norm: bound on the norm of the gradient.
+    """
+
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.05
+    final: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long each model trains (Chinchilla rule on the dense model of the same size, in seconds).
+
+    Fields:
+        tokens_per_param: tokens per parameter of the dense reference; 20 is Chinchilla's optimum.
+        timing_steps: interleaved timed steps behind each step time.
+        tolerance: relative miss of the budget above which a model is timed and trained again.
+        repeats: how often at most.
+        clock: "process" (CPU seconds of one thread: steady on a loaded machine) or "wall".
+    """
+
+    tokens_per_param: float = 20.0
+    timing_steps: int = 50
+    tolerance: float = 0.03
+    repeats: int = 1
+    clock: Literal["process", "wall"] = "process"
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_param <= 0:
+            raise ValueError(f"budget.tokens_per_param: got {self.tokens_per_param}, need more than 0")
+        if self.timing_steps < 1:
+            raise ValueError(f"budget.timing_steps: got {self.timing_steps}, need at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment: every family at every size, over seeds, at equal seconds and at equal tokens.
+
+    Fields:
+        widths: model width of each size, ascending.
+        layers: decoder layers, one number for every size or one a size.
+        ffn: hidden width of the dense feed-forward layer of each size; empty: 8/3 of the width, rounded up to a multiple of 8.
+        head_dim: width of one attention head.
+        families: names from FAMILIES; "dense" must be among them.
+        seeds: one training run of every model each; the same order of the text for all families of a seed.
+        protocols: "seconds" (each model trains for the dense model's seconds), "tokens" (for its tokens).
+        eval_items: items of each evaluation task, 0 leaves the tasks out.
+        workers: processes that train models side by side, each on one thread (1 under torchrun).
+        precision: "fp32", or "bf16" for forward and backward in bfloat16.
+        load_balance: weight of the load-balance loss.
+        capacity: capacity factor of the experts; 0 is dropless.
+        backend: how the experts are computed.
+        save_every: steps between checkpoints.
+    """
+
+    widths: tuple[int, ...] = (32, 48, 64)
+    layers: tuple[int, ...] = (4,)
+    ffn: tuple[int, ...] = ()
+    head_dim: int = 16
+    families: tuple[str, ...] = ("dense", "dense-wide", "moe-half", "moe-full", "moe-top1")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    protocols: tuple[Literal["seconds", "tokens"], ...] = ("seconds", "tokens")
+    data: Data = field(default_factory=Data)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    budget: Budget = field(default_factory=Budget)
+    mesh: Mesh = field(default_factory=Mesh)
+    eval_items: int = 100
+    workers: int = 2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    load_balance: float = 0.01
+    capacity: float = 0.0
+    backend: Literal["auto", "grouped", "padded", "loop", "einsum"] = "auto"
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.families if name not in FAMILIES]
+        if unknown:
+            raise ValueError(f"families: unknown {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
+        if "dense" not in self.families:
+            raise ValueError("families: need dense, whose seconds are the budget of the others")
+        if not self.widths or any(width % self.head_dim for width in self.widths):
+            raise ValueError(f"widths: got {self.widths}, need multiples of head_dim {self.head_dim}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: got {self.seeds}, need one or more, all different")
+        if "seconds" not in self.protocols:
+            raise ValueError("protocols: need seconds, the comparison this experiment is for")
+        if len(self.layers) not in (1, len(self.widths)) or min(self.layers) < 1:
+            raise ValueError(f"layers: got {self.layers}, need one number of at least 1, or one for each of widths")
+        if self.ffn and len(self.ffn) != len(self.widths):
+            raise ValueError(f"ffn: got {self.ffn}, need none, or one for each of widths")
+        for name, least in (("workers", 1), ("eval_items", 0), ("save_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, need at least {least}")
+        if self.capacity < 0 or self.load_balance < 0:
+            raise ValueError("capacity, load_balance: need 0 or more")
+
+    def decoder(self, family_name: str, width: int, vocabulary: int) -> DecoderConfig:
+        """The decoder of one family at one width: RoPE, SwiGLU, RMSNorm; the first layer is always dense."""
+        family = FAMILIES[family_name]
+        size = self.widths.index(width)
+        ffn = self.ffn[size] if self.ffn else -(-8 * width // 24) * 8
+        moe = None
+        if family.experts:
+            moe = MoEConfig(
+                dim=width,
+                hidden=round(ffn * family.expert_width / 4) * 4,
+                num_experts=family.experts,
+                top_k=family.top_k,
+                router="top1" if family.top_k == 1 else "top2",
+                capacity_factor=self.capacity or "auto",
+                dropless=not self.capacity,
+                lb_weight=self.load_balance,
+                causal=True,
+                backend=self.backend,
+            )
+        return DecoderConfig(
+            vocab_size=vocabulary,
+            dim=width,
+            n_layers=self.layers[size % len(self.layers)],
+            n_heads=width // self.head_dim,
+            n_kv_heads=width // self.head_dim,
+            head_dim=self.head_dim,
+            ffn_dim=round(ffn * family.ffn),
+            rope_base=1e4,
+            qk_norm=False,
+            tie_embeddings=True,
+            max_len=max(256, self.data.sequence),
+            moe=moe,
+            moe_every=family.every,
+            moe_offset=1,
+        )
+
+
+_LAPTOP = Config(budget=Budget(tokens_per_param=4.0))
+PRESETS: dict[str, Config] = {
+    "tiny": Config(
+        widths=(32,),
+        families=("dense", "moe-half"),
+        seeds=(0,),
+        budget=Budget(tokens_per_param=2.0, timing_steps=20),
+        eval_items=20,
+    ),
+    "laptop": _LAPTOP,
+    "full": replace(_LAPTOP, seeds=(0, 1, 2, 3, 4), budget=Budget(tokens_per_param=20.0)),
+    # The paper's own setting : dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
+    "paper": Config(
+        widths=(4096, 5120, 6656),
+        layers=(30, 39, 54),
+        ffn=(11008, 13696, 17920),
+        head_dim=128,
+        data=Data(vocabulary=32768, sequence=4096, rows=2048),
+        workers=1,
+        precision="bf16",
+        capacity=2.0,
+        mesh=Mesh(data=16, expert=16, model=4),
+    ),
+}
+EXPECTED = {
+    "tiny": "shows that both families learn; one seed, no claim; 75 seconds on two cores",
+    "laptop": "validation loss against step time, three sizes, three seeds; under 30 minutes on two cores",
+    "full": "as laptop, with five seeds at Chinchilla's 20 tokens per parameter; hours",
+    "paper": "the paper's three scales; a cluster",
+}

@@ -1,0 +1,147 @@
+"""The experiment, in the paper's order: step times, budget, training at equal seconds and equal tokens, the curve."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from typing import Any
+
+from tenfold.core.claims import Result
+from tenfold.core.errors import UserError
+from tenfold.core.run import Run
+from tenfold.lm.steptime import chinchilla, equal_time_steps
+from tenfold.recipes.moe_vs_dense import findings
+from tenfold.recipes.moe_vs_dense.config import Config
+from tenfold.recipes.moe_vs_dense.jobs import run_jobs
+from tenfold.recipes.moe_vs_dense.text import load_text
+from tenfold.recipes.moe_vs_dense.training import Job, time_steps, train_one
+
+
+def train(config: Config, run: Run) -> Result:
+    """Measure complexity by step time, give every model the dense model's seconds, and draw loss against step time.
+
+    Source: Du et al. 2024, arXiv 2405.15052; the protocol is written out in docs/systems/moe-vs-dense.md.
+    """
+    text = load_text(config.data)  # fails early, and fills the cache for the workers
+
+    # 1. Step time is the measure of a model's complexity: all families of a width take turns.
+    step_s = measure_step_times(config, run)
+
+    # 2. Chinchilla's rule on the dense model of each width sets the tokens, and with its step time the seconds.
+    jobs = plan_jobs(config, step_s, text.tokenizer.vocab_size)
+
+    # 3. Every model trains for those seconds, and for comparison for those tokens, each with its own end of schedule.
+    rows = train_jobs(config, run, jobs)
+
+    # 4. Loss against step time.
+    report(config, run, rows, text.source)
+    return run.finish()
+
+
+def measure_step_times(config: Config, run: Run) -> dict[int, dict[str, float]]:
+    """{width: {family: seconds of a step}}; kept in the run, so that a resumed run trains the same number of steps."""
+    missing = [width for width in config.widths if not run.done(f"step-time-{width}")]
+    expected = 0.1 * config.budget.timing_steps * len(config.families) * len(missing)
+    found = run_jobs(
+        time_steps,
+        [(config, width) for width in missing],
+        workers=config.workers,
+        expected_seconds=expected,
+        title="step times",
+    )
+    for width, times in zip(missing, found, strict=True):
+        run.save_stage(f"step-time-{width}", times)
+    return {width: run.load_stage(f"step-time-{width}") for width in config.widths}
+
+
+def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: int) -> list[Job]:
+    """All training runs, longest first; the number of steps of each is fixed here.
+
+    Raises:
+        UserError: a budget shorter than one step.
+    """
+    jobs = []
+    for width in config.widths:
+        times = step_s[width]
+        params = dense_parameters(config, width, vocabulary)
+        try:
+            budget = chinchilla(params, config.data.step_tokens, config.budget.tokens_per_param)
+            seconds = budget.seconds(times["dense"])
+            steps = {family: equal_time_steps(seconds, times[family]) for family in config.families}
+        except ValueError as error:
+            raise UserError(f"budget at width {width}: {error}; raise --budget.tokens-per-param or shrink --data.rows") from None
+        for seed in config.seeds:
+            for family in config.families:
+                jobs.append(Job(family, width, seed, "seconds", steps[family], times[family], seconds))
+                # The dense model's own tokens are what its seconds hold: it serves both protocols with one run.
+                if "tokens" in config.protocols and family != "dense":
+                    jobs.append(Job(family, width, seed, "tokens", budget.steps, times[family], seconds))
+    return sorted(jobs, key=lambda job: -job.expected_s)
+
+
+def dense_parameters(config: Config, width: int, vocabulary: int) -> int:
+    """N of the Chinchilla rule: all parameters of the dense model of this width."""
+    cfg = config.decoder("dense", width, vocabulary)
+    attention = 4 * cfg.dim * cfg.n_heads * cfg.head_dim
+    return cfg.vocab_size * cfg.dim + cfg.n_layers * (attention + 3 * cfg.dim * cfg.ffn_dim + 2 * cfg.dim) + cfg.dim
+
+
+def train_jobs(config: Config, run: Run, jobs: list[Job]) -> list[dict[str, Any]]:
+    """Train all jobs, then again, with the number of steps mended, those that missed the dense model's seconds.
+
+    The seconds compared are those really used in this run: a machine that slows down for all models alike changes nothing.
+    """
+    rows = _train(config, run, jobs)
+    for attempt in range(1, config.budget.repeats + 1):
+        again = [
+            replace(job, attempt=attempt, steps=max(1, round(job.steps / miss)), step_s=job.step_s * miss)
+            for job in jobs
+            if (miss := 1 + missed(rows, rows[job.run_name])) and abs(miss - 1) > config.budget.tolerance
+        ]
+        rows |= _train(config, run, again)
+    return list(rows.values())
+
+
+def missed(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> float:
+    """Relative difference between the seconds of a model and those of the dense ones of its width; 0 at equal tokens."""
+    if row["protocol"] != "seconds" or row["family"] == "dense":
+        return 0.0
+    dense = [r["seconds"] for r in rows.values() if r["family"] == "dense" and r["width"] == row["width"]]
+    return float(row["seconds"] / statistics.fmean(dense) - 1)
+
+
+def _train(config: Config, run: Run, jobs: list[Job]) -> dict[str, dict[str, Any]]:
+    rows = run_jobs(
+        train_one,
+        [(config, str(run.path), job) for job in jobs],
+        workers=config.workers,
+        expected_seconds=sum(job.expected_s for job in jobs),
+        title="training",
+    )
+    return {job.run_name: row for job, row in zip(jobs, rows, strict=True)}
+
+
+def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) -> None:
+    """Summary, curve, tables and claims of the run."""
+    run.text("summary", findings.summary(config, rows, source))
+    run.figure(
+        "trade-off",
+        findings.trade_off_figure(config, rows),
+        caption="One curve a family, one point a width; left what the paper holds equal, right what favours MoE. Bars: 95 % over seeds.",
+    )
+    run.table(
+        "protocols",
+        findings.protocol_table(config, rows),
+        note="Both protocols side by side. 'Tokens / dense parameter' stands beside Chinchilla's 20. ± is the 95 % t interval over seeds.",
+    )
+    if len(config.widths) > 1:
+        run.table("speed at equal loss", findings.speed_table(config, rows), note="Empty: the family's curve does not cross that loss.")
+    run.figure("learning", findings.learning_figure(config, run, rows), caption="Training loss, smoothed, at equal seconds.")
+    loads = findings.load_figure(config, rows)
+    if loads is not None:
+        run.figure("expert load", loads, caption="Share of validation tokens of each expert; dashed: perfect balance.")
+    if config.eval_items:
+        run.table("scores", findings.score_table(config, rows), note="Accuracy in percent at the largest width, at equal seconds.")
+    run.table("reported by the paper", list(findings.REPORTED), note="From summaries of the paper; its per-task figures are not public.")
+    for claim in findings.make_claims(config, rows):
+        run.claim(claim)

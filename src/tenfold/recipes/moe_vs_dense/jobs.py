@@ -1,0 +1,67 @@
+"""Jobs side by side: one process a core, each on one thread, with one progress bar over all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_done: Any = None  # seconds of work finished by all processes; set once in each worker
+
+
+def advance(seconds: float) -> None:
+    """Tell the bar that `seconds` of the expected work are done; called by a job after each step."""
+    if _done is not None:
+        with _done.get_lock():
+            _done.value += seconds
+
+
+def _start_worker(done: Any) -> None:
+    global _done
+    _done = done
+    torch.set_num_threads(1)
+
+
+def run_jobs(
+    job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, workers: int, expected_seconds: float, title: str
+) -> list[Any]:
+    """Call `job(*arguments[i])` for every i, `workers` at a time.
+
+    Args:
+        job: a function of a module (it is sent to other processes); it may call `advance`.
+        arguments: one tuple a call; they should be ordered longest first.
+        workers: processes; 1 stays in this one.
+        expected_seconds: what the calls will report to `advance`, together.
+        title: shown beside the bar.
+    Returns:
+        the results, in the order of `arguments`.
+    """
+    if not arguments:
+        return []
+    if workers == 1:
+        return [job(*each) for each in arguments]
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("d", 0.0)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[finished]}"), TimeElapsedColumn(), TimeRemainingColumn()
+    with (
+        Progress(*columns) as progress,
+        ProcessPoolExecutor(min(workers, len(arguments)), context, _start_worker, (done,)) as pool,
+    ):
+        bar = progress.add_task(title, total=expected_seconds, finished=f"0/{len(arguments)}")
+        futures = [pool.submit(job, *each) for each in arguments]
+        waiting = set(futures)
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                progress.update(bar, completed=done.value, finished=f"{len(futures) - len(waiting)}/{len(futures)}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        progress.update(bar, completed=expected_seconds)
+    return [future.result() for future in futures]

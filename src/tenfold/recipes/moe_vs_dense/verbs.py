@@ -1,0 +1,83 @@
+"""What a user does with the experiment: plan a cluster run, time the layers here, score a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tenfold.core.errors import UserError
+from tenfold.lm.cost import MoEPlacement, explain_speedup
+from tenfold.lm.decoder import Decoder
+from tenfold.lm.planner import plan as plan_step
+from tenfold.lm.score import evaluate, evaluate_paper
+from tenfold.recipes.moe_vs_dense.bench import bench
+from tenfold.text.tokenizer import Tokenizer
+
+
+def plan(
+    shapes: tuple[str, ...] = ("6.4B", "12.6B", "29.6B"),
+    experts: int = 256,
+    every: tuple[int, ...] = (4, 2),
+    top_k: int = 2,
+    hardware: str = "tpu-v5p",
+    devices: int = 256,
+    batch_tokens: int = 8_388_608,
+    overlap: float = 0.8,
+) -> None:
+    """Step time, memory and best mesh of dense models and their sparse versions, before paying for a cluster.
+
+    Args:
+        shapes: dense backbones by name: 1.6B, 6.4B, 12.6B, 29.6B.
+        experts: experts of a sparse layer.
+        every: how many layers there are to one sparse layer; one row each.
+        top_k: experts a token goes to.
+        hardware: name of the device: h100, h200, a100, tpu-v5p, tpu-v4, cpu.
+        devices: how many; every data x expert x model split is tried.
+        batch_tokens: tokens of one training step.
+        overlap: share of the gradient reduction hidden behind the backward pass, 0 to 1.
+    """
+    console = Console()
+    for shape in shapes:
+        placements = [MoEPlacement(num_experts=experts, every=each, top_k=top_k) for each in every]
+        console.print(plan_step(shape, placements, hardware, devices, batch_tokens=batch_tokens, overlap=overlap))
+    console.print(str(explain_speedup()))
+
+
+def eval_(
+    checkpoint: Path,
+    /,
+    tasks: tuple[str, ...] = (),
+    shots: int = 0,
+    limit: int | None = None,
+    data: Path | None = None,
+) -> None:
+    """Score a checkpoint by likelihood: accuracy, length-normalised accuracy, perplexity, standard error.
+
+    Args:
+        checkpoint: folder with config.json, safetensors and tokenizer.json (a run's models/NAME, or any Llama, Qwen3 or
+            Mixtral folder), or the .gguf file of a Llama.
+        tasks: names of tasks, say arc_easy blimp; none: the paper's thirteen with its shots.
+        shots: demonstrations before each query.
+        limit: first so many items of each task.
+        data: folder of evaluation sets; default TENFOLD_DATA.
+    """
+    if not checkpoint.exists():
+        raise UserError(f"checkpoint not found: {checkpoint}; give a folder with config.json, such as RUN/models/NAME")
+    model = Decoder.from_pretrained(checkpoint).eval()
+    tokenizer = Tokenizer.load(checkpoint)
+    if not tasks:
+        print(evaluate_paper(model, tokenizer, limit, data))
+        return
+    table = Table(title=f"{checkpoint.name}, {shots}-shot")
+    for column in ("task", "acc", "acc_norm", "acc_bytes", "ppl", "stderr", "n", "truncated"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, scores in evaluate(model, tokenizer, tasks, shots, limit, data).items():
+        figures = (scores["acc"], scores["acc_norm"], scores["acc_bytes"], scores["ppl"], scores["stderr"])
+        cells = ("-" if value is None else f"{value:.4f}" for value in figures)
+        table.add_row(name, *cells, str(scores["n"]), str(scores["truncated"]))
+    Console().print(table)
+
+
+VERBS = {"plan": plan, "bench": bench, "eval": eval_}
