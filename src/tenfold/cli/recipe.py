@@ -52,8 +52,8 @@ def train(recipe: Recipe, module: ModuleType, argv: list[str]) -> int:
     resume, rest = take_value(argv, "--resume", command)
     runs_dir, rest = take_value(rest, "--runs-dir", command)
     if resume is None:
-        preset, _ = config.take_preset(module.PRESETS, rest) if rest else ("tiny", [])
         settings = config.parse(module.PRESETS, rest, prog=command)
+        preset, _ = config.take_preset(module.PRESETS, rest)
         typed = shlex.join(["tenfold", recipe.name, "train", *argv])
         run = on_all_ranks(lambda: create(recipe, preset, settings, runs_dir, typed))
     else:
@@ -175,13 +175,11 @@ def _expected(module: ModuleType, preset: str) -> str:
 def _train_help(recipe: Recipe, module: ModuleType, argv: list[str], command: str) -> None:
     """Help of `train`: our own options, the presets, then every field with the chosen preset's value as default."""
     name, _ = config.take_preset(module.PRESETS, argv)
-    description = "\n".join(
-        [
-            f"PRESET is one of {', '.join(module.PRESETS)} (default tiny). Defaults below are those of {name!r}.",
-            _expected(module, name),
-            "",
-            "--runs-dir DIR  where the run folder goes (default: TENFOLD_RUNS, else ./runs)",
-            "--resume RUN    go on with an interrupted run; takes no other option",
-        ]
-    )
+    lines = [
+        f"PRESET is one of {', '.join(module.PRESETS)} (default tiny). Defaults below are those of {name!r}.",
+        _expected(module, name),
+        "--runs-dir DIR  where the run folder goes (default: TENFOLD_RUNS, else ./runs)",
+        "--resume RUN    go on with an interrupted run; takes no other option",
+    ]
+    description = "\n".join(line for line in lines if line)
     config.parse(module.PRESETS, [name, "--help"], prog=f"{command} [PRESET]", description=description)

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.tensor import DTensor
 
 from tenfold.core.errors import UserError
@@ -180,16 +182,19 @@ def load_weights(model: nn.Module, path: Path, *, averaged: bool = False) -> Non
     """
     _together(lambda: verify(path), main_only=True)
     plain = json.loads((path / "state.json").read_text())
-    weights = unflatten(plain["model"], _read(path / "model", dict(model.state_dict())))
-    if averaged:
-        if plain["training"]["ema"] is None:
-            raise UserError(f"checkpoint {path} holds no averaged weights: it was trained without ema")
-        training = _read(path / "training", dict(model.named_parameters()))
-        weights.update(unflatten(plain["training"]["ema"]["average"], training))
+    ema = plain["training"]["ema"]
+    if averaged and ema is None:
+        raise UserError(f"checkpoint {path} holds no averaged weights: it was trained without ema")
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(unflatten(plain["model"], _read(path / "model", dict(model.state_dict()))))
     except RuntimeError as error:
         raise UserError(f"checkpoint {path} does not fit the model: {' '.join(str(error).split())[:300]}") from error
+    if averaged:
+        parameters = dict(model.named_parameters())  # tied ones once, as in the average
+        average = unflatten(ema["average"], _read(path / "training", parameters))
+        with torch.no_grad():
+            for name, tensor in average.items():
+                parameters[name].copy_(tensor)
 
 
 def _write(folder: Path, tree: Mapping[str, Any]) -> None:
@@ -213,7 +218,7 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     if not tensors:
         return
     if _world() > 1:
-        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        save_distributed(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
         return
     folder.mkdir()
     whole = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
@@ -231,13 +236,16 @@ def _read(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     reader = HuggingFaceStorageReader(str(folder))
     targets: dict[str, Any] = {}
     for name, stored in reader.read_metadata().state_dict_metadata.items():
+        assert isinstance(stored, TensorStorageMetadata)  # safetensors holds nothing else
         size, dtype = stored.size, stored.properties.dtype
         pattern = next((like[part] for part in name.split("/") if isinstance(like.get(part), DTensor)), None)
         if pattern is not None and pattern.shape == size:
             targets[name] = torch.zeros_like(pattern, dtype=dtype, requires_grad=False)
         else:
             targets[name] = torch.zeros(size, dtype=dtype)
-    dcp.load(targets, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=_world() == 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process may well read shards
+        load_distributed(targets, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=_world() == 1)
     return targets
 
 
@@ -275,10 +283,12 @@ def _seal(folder: Path, step: int) -> None:
 
 def _replace(temporary: Path, final: Path) -> None:
     """Rename, after moving a folder of the same step out of the way: it is torn, or of an attempt taken back."""
+    old = final.with_name(f".{final.name}.old")
     if final.exists():
-        shutil.rmtree(final)
+        os.rename(final, old)
     os.rename(temporary, final)
     _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import itertools
 import json
 import math
 import re
@@ -287,14 +288,11 @@ def _known_options(change: Callable[..., Any]) -> list[str]:
 
 def _unboxed(text: str) -> str:
     """The message inside tyro's box, without its title, its rules and its footer, on one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines: list[str] = []
-    for line in plain.splitlines():
-        content = line.strip().strip("│").strip()
-        if re.fullmatch(r"[╭╰].*[╮╯]", line.strip()):
-            continue
-        if lines and re.fullmatch(r"─+", content):
-            break  # below the first rule stands help, not the message
-        lines.append(content)
+    rows = [row.strip().strip("│").strip() for row in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    rows = [row for row in rows if row and not re.fullmatch(r"[╭╰].*[╮╯]", row)]
+    if "╭" not in text:
+        rows = rows[2:]  # where stdout is not UTF-8 the title stands above a rule, not in the border
+    # Below the first rule stands help, not the message.
+    lines = itertools.takewhile(lambda row: not re.fullmatch(r"[─-]+", row), rows)
     message = " ".join(" ".join(lines).split()).removeprefix("Error parsing ")
     return re.sub(r"^Missing from [^:]*: ", "missing ", message)

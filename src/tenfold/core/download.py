@@ -216,7 +216,8 @@ def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
         if fault.code in PASSING_STATUS:
             after = fault.headers.get("Retry-After", "")
             raise _Interrupted(f"HTTP {fault.code} {fault.reason}", float(after) if after.isdigit() else 0.0) from fault
-        what = "too many redirects" if 300 <= fault.code < 400 else f"HTTP {fault.code} {fault.reason}"
+        redirected = 300 <= fault.code < 400
+        what = "redirected too often or to no web address" if redirected else f"HTTP {fault.code} {fault.reason}"
         raise UserError(f"{what}: {url}; the file is no longer served there") from fault
     except (OSError, http.client.HTTPException) as fault:
         if isinstance(getattr(fault, "reason", None), ssl.SSLCertVerificationError):

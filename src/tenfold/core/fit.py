@@ -156,21 +156,22 @@ def train_step(
     if not batches:
         raise ValueError("batches: got none, need at least one micro-batch")
     optimizer = state.optimizer
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     rank, world = batch_coordinate(mesh)
+    device = parameters[0].device
     alone = world == 1 and len(batches) == 1
     lr = _set_learning_rate(state)
     optimizer.zero_grad()
     totals: dict[str, Any] = {}
     for index, batch in enumerate(batches):
-        torch.manual_seed(forward_seed(state.seed, state.step, index, rank))
-        with _autocast(state.model, precision):
+        _seed_torch(device, forward_seed(state.seed, state.step, index, rank))
+        with _autocast(device, precision):
             value, metrics = loss(state.model, batch)
         if "weight" not in metrics:
             raise ValueError('loss: its metrics lack "weight", the number of targets of the batch')
         # Sums over targets, so that the parts of a batch add up; the division by the whole weight follows at the end.
         (value if alone else value * metrics["weight"]).backward()
         _add(totals, {**metrics, "loss": value.detach()}, 1 if alone else metrics["weight"])
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not alone:
         totals = _average(totals, mesh)
         reduce_gradients(parameters, mesh)
@@ -197,12 +198,19 @@ def _set_learning_rate(state: TrainState) -> float:
     return float(state.optimizer.param_groups[0]["lr"])
 
 
-def _autocast(model: nn.Module, precision: Precision) -> Any:
+def _seed_torch(device: torch.device, seed: int) -> None:
+    """`torch.manual_seed` for the devices in use; on the others it would format a stack trace on every call."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def _autocast(device: torch.device, precision: Precision) -> Any:
     if precision == "fp32":
         return nullcontext()
     if precision != "bf16":
         raise ValueError(f"precision: got {precision!r}, need 'fp32' or 'bf16'")
-    return torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _add(totals: dict[str, Any], metrics: Mapping[str, Any], weight: Any) -> None:
@@ -225,7 +233,7 @@ def _average(totals: dict[str, Any], mesh: DeviceMesh | None) -> dict[str, Any]:
 def _scale_gradients(parameters: Sequence[nn.Parameter], weight: Tensor) -> None:
     grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
     if grads:
-        torch._foreach_div_(grads, weight.to(torch.float32))
+        torch._foreach_div_(grads, weight.to(grads[0].dtype))
 
 
 def _check_finite(state: TrainState, what: str, value: float, lr: float) -> None:
@@ -250,7 +258,7 @@ def fit(
     precision: Precision = "fp32",
     ema: float | None = None,
     mesh: DeviceMesh | None = None,
-    every: Every = Every(),  # noqa: B008 (frozen)
+    every: Every = Every(),
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     after_step: Callable[[TrainState], None] | None = None,
     flops_per_step: float | None = None,

@@ -121,8 +121,8 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -
         if any(placement.is_partial() for placement in grad.placements):
             # The sum over ranks is still owed: its norm is not that of the parts.
             parameter.grad = grad = grad.redistribute(placements=cast(DTensor, parameter).placements)
-        axes = tuple(axis for axis, placement in enumerate(grad.placements) if not placement.is_replicate())
-        key = (grad.dtype, grad.device_mesh, *axes) if axes else (grad.dtype, None)
+        split = [axis for axis, placement in enumerate(grad.placements) if not placement.is_replicate()]
+        key = (grad.dtype, grad.device_mesh, *split) if split else (grad.dtype, None)
         kinds.setdefault(key, []).append(grad.to_local())
     if not kinds:
         return torch.zeros(())

@@ -152,8 +152,8 @@ class Packer:
                 row = self._open[-1] if self._open else self._new_row()
             else:
                 wanted = min(size, self.capacity)
-                fitting = (row for row in self._open if self.capacity - _row_size(row) >= wanted)
-                row = next(fitting, None) or self._new_row()
+                fitting = [row for row in self._open if self.capacity - _row_size(row) >= wanted]
+                row = fitting[0] if fitting else self._new_row()
             piece, rest = _cut(rest, self.capacity - _row_size(row))
             if piece:
                 row.append(piece)
@@ -182,7 +182,13 @@ class Packer:
                 at += len(segment.ids)
             segment_ids[first:at] = number if self.document_mask else 1
             positions[first:at] = np.arange(at - first) if self.document_mask else np.arange(first, at)
-        return PackedRow(*(torch.from_numpy(x) for x in (tokens, segment_ids, positions, kinds)), tuple(payloads))
+        return PackedRow(
+            tokens=torch.from_numpy(tokens),
+            segment_ids=torch.from_numpy(segment_ids),
+            positions=torch.from_numpy(positions),
+            kinds=torch.from_numpy(kinds),
+            payloads=tuple(payloads),
+        )
 
 
 def _size(piece: Piece) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_PANELS = 6  # curves of more metrics than this crowd the page; the rest stays in metrics.jsonl
 MAX_LEGEND = 8  # more names than this hide the curves
+_NO_CURVES = ("step", "seconds", "weight")  # the axis, the clock, and the number of targets
 _FIRST_METRICS = ("loss", "validation_loss", "val_loss")  # drawn first where they exist
 
 
@@ -167,7 +168,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         for key, value in row.items():
-            if key != "step" and value is not None and _is_number(value) and math.isfinite(value):
+            if key not in _NO_CURVES and value is not None and _is_number(value) and math.isfinite(value):
                 series.setdefault(key, {}).setdefault(str(row.get("model", "")), []).append((row["step"], value))
     drawn = [key for key, lines in series.items() if any(len(points) > 1 for points in lines.values())]
     drawn.sort(key=lambda key: _FIRST_METRICS.index(key) if key in _FIRST_METRICS else len(_FIRST_METRICS))
@@ -216,7 +217,7 @@ def number(value: Any) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the units one would say: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -142,18 +142,16 @@ class Run:
 
     # Metrics.
 
-    def log(self, step: int, *, name: str | None = None, **metrics: Any) -> None:
+    def log(self, step: int, **metrics: Any) -> None:
         """Append one row to metrics.jsonl and its numbers to TensorBoard.
 
         Args:
             step: optimizer step, from 0.
-            name: whose row it is, where a run trains several models; stands in the row as "model".
-            metrics: numbers, scalar tensors or text.
+            metrics: numbers, scalar tensors or text; `model="name"` says whose row it is where a run trains several.
         """
         if not self._main:
             return
-        owner = {} if name is None else {"model": name}
-        row = to_json({"step": step, **owner, **metrics})
+        row = to_json({"step": step, **metrics})
         with self._metrics_lock:
             append_line(self.path / "metrics.jsonl", json.dumps(row))
         self._log_tensorboard(step, row)
@@ -180,25 +178,33 @@ class Run:
             if len(kept) == len(rows):
                 return
             write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(to_json(row)) + "\n" for row in kept))
+        # TensorBoard orders its files by name, so a purge mark in a second file may go unseen: write its view anew.
         if name in self._writers:
             self._writers.pop(name).close()
-        self._writer(name, purge_step=step + 1)
+        for file in self._tensorboard_folder(name).glob("events.*"):
+            file.unlink()
+        for row in kept:
+            if row.get("model") == name:
+                self._log_tensorboard(row["step"], row)
 
     def _log_tensorboard(self, step: int, row: Mapping[str, Any]) -> None:
-        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "step"}
+        values = {key: restore_non_finite(value) for key, value in row.items() if key != "step"}
+        numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
         if numbers:
             writer = self._writer(row.get("model"))
             for key, value in numbers.items():
                 writer.add_scalar(key, value, step)
 
-    def _writer(self, model: str | None, *, purge_step: int | None = None) -> SummaryWriter:
-        """One TensorBoard folder a model, so that its curves lie over one another."""
+    def _writer(self, model: str | None) -> SummaryWriter:
         if model not in self._writers:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = self.path / "tensorboard" / (_checked(model) if model else "")
-            self._writers[model] = SummaryWriter(str(folder), purge_step=purge_step)
+            self._writers[model] = SummaryWriter(str(self._tensorboard_folder(model)))
         return self._writers[model]
+
+    def _tensorboard_folder(self, model: str | None) -> Path:
+        """One folder a model, so that TensorBoard lays their curves over one another."""
+        return self.path / "tensorboard" / (_checked(model) if model else "")
 
     # Stages: parts of a long recipe that a resumed run need not do again.
 

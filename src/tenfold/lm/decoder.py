@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from tenfold.nn.attention import Attention, QKNormPosition, causal_mask, segment_mask
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.linear import Linear, draw_normal, init_generator
+from tenfold.nn.moe import MoE
+from tenfold.nn.moe_config import MoEConfig
 from tenfold.nn.norm import RMSNorm
 from tenfold.nn.rotary import RopeLayout, Rotary
 
 if TYPE_CHECKING:
     from tenfold.lm.generate import KVCache
-    from tenfold.nn.moe import MoEConfig
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class DecoderConfig:
             raise ValueError(f"moe_offset: got {self.moe_offset}, need 0..{self.moe_every - 1} (below moe_every)")
         if self.moe is not None and self.moe.dim != self.dim:
             raise ValueError(f"moe.dim: got {self.moe.dim}, need dim = {self.dim}")
+        if self.moe is not None and not self.moe.causal:
+            # Routers that look at later tokens are refused there.
+            object.__setattr__(self, "moe", dataclasses.replace(self.moe, causal=True))
 
     def is_sparse(self, layer: int) -> bool:
         """Whether block `layer` (from 0) holds experts."""
@@ -112,12 +116,8 @@ class Block(nn.Module):
         )
         self.post_attention_layernorm = RMSNorm(cfg.dim, cfg.norm_eps)
         self.mlp: nn.Module
-        self.sparse = cfg.is_sparse(layer)
-        if cfg.moe is not None and self.sparse:
-            from tenfold.nn.moe import MoE
-
-            self.mlp = MoE(cfg.moe)
-            draw_experts(self.mlp, generator)
+        if cfg.moe is not None and cfg.is_sparse(layer):
+            self.mlp = MoE(cfg.moe, generator=generator)
         else:
             self.mlp = FeedForward(cfg.dim, cfg.ffn_dim, generator=generator)
         self.dropout = cfg.dropout
@@ -129,18 +129,8 @@ class Block(nn.Module):
         attended = self.self_attn(self.input_layernorm(x_BSD), rope=rope, mask=mask, cache=cache)
         h_BSD = x_BSD + F.dropout(attended, self.dropout, self.training)
         normed = self.post_attention_layernorm(h_BSD)
-        fed = self.mlp(normed, mask=real_BS) if self.sparse else self.mlp(normed)
+        fed = self.mlp(normed, mask=real_BS) if isinstance(self.mlp, MoE) else self.mlp(normed)
         return h_BSD + F.dropout(fed, self.dropout, self.training)
-
-
-def draw_experts(moe: nn.Module, generator: torch.Generator) -> None:
-    """N(0, 1/fan_in) for a sparse layer; the expert axis is a batch axis, so fan-in is that of one expert."""
-    for name, weight in moe.named_parameters():
-        if weight.ndim < 2 or name.startswith("b"):
-            continue
-        # Linear keeps (out, in); the router and the expert stacks keep (…, in, out).
-        fan_in = weight.shape[-1] if name.endswith(".weight") else weight.shape[-2]
-        draw_normal(weight, fan_in**-0.5, generator)
 
 
 class Decoder(nn.Module):
@@ -206,7 +196,9 @@ class Decoder(nn.Module):
         batch, length = x_BSD.shape[:2]
         start = 0 if cache is None else cache.longest
         if start + length > self.cfg.max_len:
-            raise ValueError(f"sequence: got {start + length} tokens, the model takes at most max_len = {self.cfg.max_len}")
+            raise ValueError(
+                f"sequence: got {start + length} tokens, the model takes at most max_len = {self.cfg.max_len}"
+            )
         real_BS = mask[:, -length:] if mask is not None and mask.ndim == 2 else None
         if segments is not None:
             if mask is not None or cache is not None:
@@ -265,9 +257,10 @@ class Decoder(nn.Module):
         if self.cfg.moe is not None:
             moe = self.cfg.moe
             for block in self.layers:
-                if block.sparse:
-                    stacks = [weight.numel() for weight in expert_stacks(block.mlp, moe.num_experts)]
-                    idle += sum(stacks) * (moe.num_experts - moe.top_k) // moe.num_experts
+                if isinstance(block.mlp, MoE):
+                    # Every parameter of the layer itself but the router has one slice an expert.
+                    stacks = (w.numel() for name, w in block.mlp.named_parameters(recurse=False) if "gate" not in name)
+                    idle += sum(stacks) // moe.num_experts * (moe.num_experts - moe.top_k)
         return self.num_params(embedding) - idle
 
     def _embedding_params(self) -> int:
@@ -286,9 +279,7 @@ class Decoder(nn.Module):
         return float(2 * (matrices - idle + self.cfg.vocab_size * self.cfg.dim) + attention)
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, *, dtype: torch.dtype | None = None, **overrides: object
-    ) -> Decoder:
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None, **overrides: object) -> Decoder:
         """Read a Hugging Face folder (Llama, Qwen3, Mixtral, Qwen3-MoE), one of ours, or a Llama GGUF file.
 
         Args:
@@ -316,11 +307,6 @@ class Decoder(nn.Module):
         return other.train(self.training)
 
 
-def expert_stacks(moe: nn.Module, num_experts: int) -> list[Tensor]:
-    """Weights of a sparse layer that have one slice an expert."""
-    return [weight for name, weight in moe.named_parameters(recurse=False) if name != "gate_weight"]
-
-
 def check_ids(ids: Tensor, vocab_size: int) -> None:
     """Refuse token ids outside the vocabulary before the gather reads past the embedding matrix.
 
@@ -331,7 +317,9 @@ def check_ids(ids: Tensor, vocab_size: int) -> None:
     if ids.is_cpu:
         low, high = (int(bound) for bound in ids.aminmax())
         if low < 0 or high >= vocab_size:
-            raise ValueError(f"ids: got token {low if low < 0 else high}, need 0..{vocab_size - 1} (vocab_size {vocab_size})")
+            raise ValueError(
+                f"ids: got token {low if low < 0 else high}, need 0..{vocab_size - 1} (vocab_size {vocab_size})"
+            )
     else:
         torch._assert_async(((ids >= 0) & (ids < vocab_size)).all(), "ids: token outside the vocabulary")
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tenfold.nn.moe import dropless
+
 if TYPE_CHECKING:
     from tenfold.lm.decoder import Decoder, DecoderConfig
 
@@ -175,13 +177,20 @@ def generate(
     model.eval()
     try:
         sampler = _Sampler(len(prompts), temperature, top_k, top_p, seed)
-        return _decode(model, prompts, max_new_tokens, sampler, frozenset(stop), logprobs)
+        # Without expert capacity: with it a row's tokens would depend on the other rows.
+        with dropless(model):
+            return _decode(model, prompts, max_new_tokens, sampler, frozenset(stop), logprobs)
     finally:
         model.train(was_training)
 
 
 def _decode(
-    model: Decoder, prompts: list[list[int]], max_new_tokens: int, sampler: _Sampler, stop: frozenset[int], logprobs: bool
+    model: Decoder,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    sampler: _Sampler,
+    stop: frozenset[int],
+    logprobs: bool,
 ) -> Generation:
     weight = model.embed_tokens.weight
     lengths = [len(prompt) for prompt in prompts]
@@ -228,7 +237,9 @@ class _Sampler:
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         seed = torch.initial_seed() if seed is None else seed
         # A large odd stride keeps the streams of neighbouring seeds apart.
-        self.generators = [torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * row) % 2**63) for row in range(batch)]
+        self.generators = [
+            torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * row) % 2**63) for row in range(batch)
+        ]
 
     def choose(self, logits_BV: Tensor, rows: Sequence[int]) -> Tensor:
         """One token a row, (B,) int64; `rows` says which streams the rows of the batch draw from."""

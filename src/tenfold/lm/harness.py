@@ -38,7 +38,7 @@ def harness_model(
     except ImportError as error:
         raise UserError('lm-eval is not installed: pip install "tenfold[eval]"') from error
     encoder = TextEncoder(tokenizer, prefix_id)
-    scoring = {"max_len": max_len, "prefix_id": prefix_id, "dropless": dropless}
+    scoring: dict[str, Any] = {"max_len": max_len, "prefix_id": prefix_id, "dropless": dropless}
 
     class HarnessLM(LM):
         """One process, one model; requests are lm-eval's `Instance`s."""

@@ -9,12 +9,11 @@ the tokenizer's bos (else eos) token, and what is longer than the model loses to
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.lm.decoder import Decoder
-from tenfold.nn.moe import MoE
+from tenfold.nn.moe import dropless as no_capacity
+from tenfold.nn.moe import moe_layers
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,17 @@ class TokenPair:
         return inputs, self.continuation[-len(inputs) :]
 
 
-def encode_pair(encoder: TextEncoder, context: str, continuation: str) -> TokenPair:
-    """Tokenise a pair by the conventions above.
+def encode_pairs(encoder: TextEncoder, pairs: Iterable[tuple[str, str]]) -> list[TokenPair]:
+    """Tokenise (context, continuation) pairs by the conventions above.
 
     Raises:
         ValueError: an empty continuation.
     """
+    lengths: dict[str, int] = {}  # the choices of a question share their context
+    return [_encode_pair(encoder, context, continuation, lengths) for context, continuation in pairs]
+
+
+def _encode_pair(encoder: TextEncoder, context: str, continuation: str, lengths: dict[str, int]) -> TokenPair:
     if not continuation:
         raise ValueError("continuation: got an empty string, need text to score")
     bare = context.rstrip()
@@ -110,10 +115,12 @@ def encode_pair(encoder: TextEncoder, context: str, continuation: str) -> TokenP
             return TokenPair((prefix,), tuple(ids[1:]))
         return TokenPair((prefix,), tuple(ids))
     whole = encoder.encode(bare + continuation)
-    # Where the last context token merges with the continuation, at least the final token is scored.
-    split = max(1, min(len(encoder.encode(bare)), len(whole) - 1))
     if len(whole) < 2:
         return TokenPair((encoder.prefix_id,), tuple(whole))
+    if bare not in lengths:
+        lengths[bare] = len(encoder.encode(bare))
+    # Where the end of the context merges into the continuation's first token, at least the last token is scored.
+    split = max(1, min(lengths[bare], len(whole) - 1))
     return TokenPair(tuple(whole[:split]), tuple(whole[split:]))
 
 
@@ -143,7 +150,7 @@ def loglikelihood(
         ValueError: an empty continuation, logits that are not a number.
     """
     encoder = TextEncoder(tokenizer, prefix_id)
-    encoded = [encode_pair(encoder, context, continuation) for context, continuation in pairs]
+    encoded = encode_pairs(encoder, pairs)
     max_len = max_len or model_max_len(model)
     cut = sum(pair.truncated(max_len) for pair in encoded)
     if cut:
@@ -247,7 +254,8 @@ def score_tokens(
         inputs, targets = pair.fit(max_len)
         rows.setdefault(inputs, []).append((index, targets))
     scores: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
-    with scoring_mode(model, dropless), torch.inference_mode():
+    # Not inference_mode: tables that a model caches on its first call would be unusable in later training.
+    with scoring_mode(model, dropless), torch.no_grad():
         for batch in _batches(rows, batch_tokens):
             wanted = [(row, index, targets) for row, inputs in enumerate(batch) for index, targets in rows[inputs]]
             scored = _score_batch(model, batch, [(row, t) for row, _, t in wanted], mask_padding=not dropless)
@@ -306,13 +314,12 @@ def _logits_at(
 ) -> Iterator[tuple[int, Tensor]]:
     """(start, logits of HEAD_CHUNK positions, at least float32)."""
     head: Callable[[Tensor], Tensor] = nn.Identity()
-    extra = {} if mask_BS is None else {"mask": mask_BS}
     # Exactly this class: a sharded one gathers its weights in forward only.
     if type(model) is Decoder:
         # The output layer runs on the scored positions only.
-        states, head = model.hidden(ids_BS, **extra), model.head
+        states, head = model.hidden(ids_BS, mask=mask_BS), model.head
     else:
-        states = model(ids_BS, **extra)
+        states = model(ids_BS) if mask_BS is None else model(ids_BS, mask=mask_BS)
         states = getattr(states, "logits", states)
     states_ND = states[row_N, position_N]
     for start in range(0, len(states_ND), HEAD_CHUNK):
@@ -321,22 +328,20 @@ def _logits_at(
 
 
 @contextmanager
-def scoring_mode(model: nn.Module, dropless: bool = True) -> Iterator[None]:
-    """Evaluation mode for the block, and no capacity in mixture-of-experts layers; both are put back afterwards.
+def scoring_mode(model: nn.Module, without_capacity: bool = True) -> Iterator[None]:
+    """Evaluation mode for the block, and no capacity in mixture-of-experts layers; all is put back afterwards.
 
     With capacity, a text's score would depend on the texts beside it in the batch, and padding would take slots.
     """
     training = {module: module.training for module in model.modules()}
-    configs = {moe: moe.cfg for moe in model.modules() if isinstance(moe, MoE) and dropless}
+    # What a training step left in the layers (losses it will still collect) outlives the scoring.
+    left = [(layer, layer.last) for _, layer in moe_layers(model)]
     model.eval()
     try:
-        for moe, config in configs.items():
-            # Where experts pick tokens, capacity is the method itself.
-            if not config.picks_tokens:
-                moe.cfg = dataclasses.replace(config, dropless=True)
-        yield
+        with no_capacity(model) if without_capacity else nullcontext():
+            yield
     finally:
-        for moe, config in configs.items():
-            moe.cfg = config
+        for layer, last in left:
+            layer.last = last
         for module, mode in training.items():
             module.training = mode

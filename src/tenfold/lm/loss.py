@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from tenfold.nn.moe import moe_layers
+
 LMLoss = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 
 IGNORED = -100
@@ -45,10 +47,10 @@ def lm_loss(z_loss: float = 0.0) -> LMLoss:
         if z_loss:
             z = lse_N.square().sum() / count
             total, metrics["z"] = total + z_loss * z, z.detach()
-        if has_experts(model):
-            from tenfold.nn.moe import collect_aux
-
-            aux, _ = collect_aux(model)
+        # Not `collect_aux`, which also works out statistics, an eighth of a layer's time; `last` stays for who wants them.
+        layers = [layer.last.aux_loss for _, layer in moe_layers(model) if layer.last is not None]
+        if layers:
+            aux = torch.stack(layers).sum()
             total, metrics["aux"] = total + aux, aux.detach()
         return total, metrics
 
@@ -120,8 +122,3 @@ def _rows(logits_NV: Tensor) -> int:
 
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def has_experts(model: nn.Module) -> bool:
-    """Whether any layer of the model is a mixture of experts."""
-    return any(getattr(module, "sparse", False) for module in model.modules())

@@ -17,7 +17,7 @@ from tenfold.lm.answers import GreedyGenerate, greedy_answers
 from tenfold.lm.harness import harness_model
 from tenfold.lm.loglikelihood import (
     TextEncoder,
-    encode_pair,
+    encode_pairs,
     loglikelihood,
     loglikelihood_rolling,
     model_max_len,
@@ -117,11 +117,8 @@ def evaluate(
             cut = 0 if room is None else sum(len(encoder.encode(prompt)) > room for prompt in prompts)
             results[task.name] = _scores(examples, shots, cut, right)
             continue
-        pairs = [
-            encode_pair(encoder, context, " " + choice)
-            for example in examples
-            for context, choice in zip(example.contexts, example.choices, strict=True)
-        ]
+        scorable = [(c, " " + choice) for e in examples for c, choice in zip(e.contexts, e.choices, strict=True)]
+        pairs = encode_pairs(encoder, scorable)
         flat = iter(score_tokens(model, pairs, batch_tokens, max_len=max_len, dropless=dropless))
         scored = [[next(flat) for _ in example.choices] for example in examples]
         results[task.name] = summarize(task, examples, scored, shots, sum(pair.truncated(max_len) for pair in pairs))
@@ -243,7 +240,8 @@ class PaperTable:
         lines = [f"{'task':<14} shots     acc  acc_norm     ppl  stderr      n  paper"]
         for row in self.as_dicts():
             if row["reason"]:
-                lines.append(f"{row['task']:<14} {row['shots']:>5}     n/a  ({row['reason']})")
+                reason = row["reason"].removeprefix(f"{row['task']}: ")
+                lines.append(f"{row['task']:<14} {row['shots']:>5}     n/a  ({reason})")
                 continue
             cells = (_cell(row[key], width) for key, width in (("acc", 7), ("acc_norm", 9), ("ppl", 7), ("stderr", 7)))
             lines.append(f"{row['task']:<14} {row['shots']:>5} {' '.join(cells)} {row['n']:>6}  n/a")

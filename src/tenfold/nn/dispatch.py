@@ -130,9 +130,7 @@ def rows_of_plan(plan: Plan, weights: Tensor, *, all_kept: bool, width: int | No
     )
 
 
-def rows_of_pairs(
-    token: Tensor, gate: Tensor, offsets: Tensor, tokens: int, *, live: Tensor | None, width: int | None, even: bool
-) -> Rows:
+def rows_of_pairs(token: Tensor, gate: Tensor, offsets: Tensor, tokens: int, *, width: int | None, even: bool) -> Rows:
     """Work list of (token, expert) pairs that are sorted by expert, as expert choice makes them.
 
     Args:
@@ -140,13 +138,11 @@ def rows_of_pairs(
         gate: [R] weight of each pair.
         offsets: [E+1] first pair of each expert.
         tokens: T.
-        live: bool [R], False where a pair does not count; None is all True.
+        width, even: as in `Rows`.
     """
     sorted_token, slot = torch.sort(token, stable=True)
     bag = torch.searchsorted(sorted_token, torch.arange(tokens, device=token.device))
-    if live is not None:
-        gate, live = gate * live, live[slot]
-    return Rows(token, offsets, slot, bag, gate[slot], live, width, even)
+    return Rows(token, offsets, slot, bag, gate[slot], None, width, even)
 
 
 def padded_rows(rows: Rows, num_experts: int, width: int) -> Rows:

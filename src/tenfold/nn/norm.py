@@ -6,6 +6,13 @@ import torch
 from torch import Tensor, nn
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight · x / sqrt(mean(x²) + eps) over the last axis; x of shape (..., d), weight (d,); see `RMSNorm`."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return unit.to(x.dtype) * weight.to(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """y = weight · x / sqrt(mean(x²) + eps), over the last axis.
 
@@ -31,9 +38,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x of shape (..., dim). Returns: the same shape and type."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return unit.to(x.dtype) * self.weight.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}"

@@ -41,10 +41,11 @@ class Rotary:
         if known is None or known[0].shape[0] < length:
             # Powers of two: a cache that grows token by token rebuilds the table only log2(length) times.
             rows = 1 << max(length - 1, 63).bit_length()
-            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64, device="cpu") / self.head_dim
-            position = torch.arange(rows, dtype=torch.float64, device="cpu")
-            angle = torch.outer(position, self.base**-exponent)
-            known = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
+            with torch.inference_mode(False):  # a table made in inference mode could not serve training later
+                exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64, device="cpu") / self.head_dim
+                position = torch.arange(rows, dtype=torch.float64, device="cpu")
+                angle = torch.outer(position, self.base**-exponent)
+                known = angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
             self._tables[device, dtype] = known
         return known[0][:length], known[1][:length]
 

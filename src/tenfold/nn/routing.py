@@ -14,7 +14,7 @@ from torch import Tensor
 from tenfold.nn.dispatch import Plan, Rows, dispatch_plan, rows_of_plan
 from tenfold.nn.moe_capacity import group_capacities, layer_capacity
 from tenfold.nn.moe_config import MoEConfig
-from tenfold.nn.moe_losses import AllSum, AuxLosses, aux_losses
+from tenfold.nn.moe_losses import AllSum, aux_losses
 from tenfold.nn.moe_stats import Counts, Stats, finish_stats, token_counts
 
 
@@ -35,6 +35,7 @@ class TokenRouting:
     valid: Tensor | None  # [T] bool, False for padding; None is all True
     capacity: int | Tensor | None  # places of an expert in a group, or in each group; None is no limit
     groups: int
+    all_kept: bool  # known without looking: no capacity, no padding, no random second choice
 
     @cached_property
     def counts(self) -> Counts:
@@ -49,8 +50,7 @@ class TokenRouting:
     def rows(self) -> Rows:
         """The experts' work list."""
         width = self.capacity * self.groups if isinstance(self.capacity, int) else None
-        all_kept = self.capacity is None and self.valid is None
-        return rows_of_plan(self.plan, self.weights, all_kept=all_kept, width=width)
+        return rows_of_plan(self.plan, self.weights, all_kept=self.all_kept, width=width)
 
 
 def router_logits(x_TM: Tensor, gate_weight: Tensor, logit_cap: float = 0.0) -> Tensor:
@@ -64,12 +64,12 @@ def router_logits(x_TM: Tensor, gate_weight: Tensor, logit_cap: float = 0.0) -> 
 def top_choices(values_TE: Tensor, k: int) -> Tensor:
     """Indices [T, k] of the k largest values, largest first; ties go to the lowest index (`torch.topk` does not say)."""
     values = values_TE.detach()
-    # Passes of argmax beat the sort of whole rows while k is small (64 experts, k 2, CPU: 7x).
+    # Passes of max, which promises the first of equals, beat the sort of whole rows while k is small (64 experts, k 2, CPU: 7x).
     if k > 4:
         return torch.sort(values, dim=-1, descending=True, stable=True).indices[:, :k]
     chosen = []
     for rank in range(k):
-        best = values.argmax(-1, keepdim=True)
+        best = values.max(-1, keepdim=True).indices
         chosen.append(best)
         if rank + 1 < k:
             values = values.scatter(-1, best, float("-inf"))
@@ -148,15 +148,10 @@ def route_tokens(
             capacity = layer_capacity(config, size, training)
         else:
             capacity = group_capacities(config, valid.view(groups, size).sum(-1), size, training)
-    plan = dispatch_plan(
-        indices, config.num_experts, capacity, groups=1 if capacity is None else groups, queued=queued
+    plan = dispatch_plan(indices, config.num_experts, capacity, groups=1 if capacity is None else groups, queued=queued)
+    losses = aux_losses(
+        config, logits, probs, indices, groups=groups, sequences=sequences, valid=valid, all_sum=all_sum
     )
-    if tokens:
-        losses = aux_losses(
-            config, logits, probs, indices, groups=groups, sequences=sequences, valid=valid, all_sum=all_sum
-        )
-    else:
-        losses = AuxLosses(logits.sum(), logits.sum(), logits.sum())
     return TokenRouting(
         indices=indices,
         weights=weights,
@@ -171,4 +166,5 @@ def route_tokens(
         valid=valid,
         capacity=capacity,
         groups=groups,
+        all_kept=capacity is None and queued is None,
     )

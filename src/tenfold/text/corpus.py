@@ -7,7 +7,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tenfold.core.atomic import replacing
+from tenfold.core.data import cache_dir
 from tenfold.core.errors import UserError
 from tenfold.core.stream import ArrayStream
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
@@ -111,7 +111,9 @@ def split(documents: Sequence[Document], validation: float = 0.05) -> tuple[list
             train += group[:-count]
             held_out += group[-count:]
     if not train or not held_out:
-        raise UserError(f"text: {len(documents)} documents are too little to split off {validation:.0%}; give more text")
+        raise UserError(
+            f"text: {len(documents)} documents are too little to split off {validation:.0%}; give more text"
+        )
     return train, held_out
 
 
@@ -130,7 +132,7 @@ def tokenize(documents: Sequence[Document], tokenizer: Tokenizer, *, cache: bool
     if not documents:
         raise UserError("text: got no documents, give at least one file with text")
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    path = cache_folder() / "tokens" / f"{_content_hash(documents, tokenizer)}.npy"
+    path = cache_dir() / "tokens" / f"{_content_hash(documents, tokenizer)}.npy"
     if cache and path.is_file():
         return np.load(path, mmap_mode="r", allow_pickle=False)
     parts = []
@@ -145,17 +147,12 @@ def tokenize(documents: Sequence[Document], tokenizer: Tokenizer, *, cache: bool
     return tokens
 
 
-def cache_folder() -> Path:
-    """Where tenfold keeps files it can make again: TENFOLD_CACHE, or ~/.cache/tenfold."""
-    return Path(os.environ.get("TENFOLD_CACHE") or Path.home() / ".cache" / "tenfold")
-
-
 def train_tokenizer_cached(documents: Sequence[Document], vocab_size: int) -> Tokenizer:
     """`train_tokenizer` on the documents, kept in the cache under a hash of texts and size."""
     digest = hashlib.sha256(f"{vocab_size}\n".encode())
     for document in documents:
         _update(digest, document.text)
-    folder = cache_folder() / "tokenizers" / digest.hexdigest()[:32]
+    folder = cache_dir() / "tokenizers" / digest.hexdigest()[:32]
     if not (folder / "tokenizer_config.json").is_file():  # written last
         train_tokenizer((document.text for document in documents), vocab_size).save(folder)
     return Tokenizer.load(folder)

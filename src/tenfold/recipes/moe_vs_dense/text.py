@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from tenfold.core.errors import UserError
 from tenfold.recipes.moe_vs_dense.config import Data
-from tenfold.text.corpus import Document, english_texts, load_texts, split, stdlib_source, tokenize, train_tokenizer_cached
+from tenfold.text.corpus import (
+    Document,
+    english_texts,
+    load_texts,
+    split,
+    stdlib_source,
+    tokenize,
+    train_tokenizer_cached,
+)
 from tenfold.text.tokenizer import Tokenizer
 
 

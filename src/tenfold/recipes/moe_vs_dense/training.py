@@ -18,10 +18,10 @@ from tenfold.core.optim import Schedule, adamw
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
-from tenfold.lm.parallel import parallelize_decoder
 from tenfold.lm.score import evaluate
 from tenfold.lm.steptime import StepMeter
-from tenfold.lm.tasks import PAPER_TASKS, MissingData, find_task
+from tenfold.lm.tasks import NotAvailable
+from tenfold.lm.tasks import PAPER_TASKS, find_task
 from tenfold.nn.moe import collect_aux
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 from tenfold.recipes.moe_vs_dense.jobs import advance
@@ -75,6 +75,8 @@ def build_state(
     model = Decoder(config.decoder(family, width, text.tokenizer.vocab_size), torch.Generator().manual_seed(seed))
     model.to(device_type())
     if mesh is not None:
+        from tenfold.lm.parallel import parallelize_decoder  # LATER top
+
         shard(model, mesh, parallelize_decoder)
     rank, world = batch_coordinate(mesh)
     rate = config.optimizer.learning_rate * FAMILIES[family].learning_rate
@@ -177,7 +179,9 @@ def measure(config: Config, model: Decoder, text: Text) -> dict[str, Any]:
         nats += float(metrics["ce"]) * len(part) / len(rows)
         model(part[:, :-1])
         stats = collect_aux(model)[1]
-        layers = torch.stack([torch.as_tensor(layer["tokens_per_expert"]) for layer in stats.values()]) if stats else None
+        layers = (
+            torch.stack([torch.as_tensor(layer["tokens_per_expert"]) for layer in stats.values()]) if stats else None
+        )
         if layers is not None:
             counts.append(layers.double())
     model.train()
@@ -202,7 +206,7 @@ def score(config: Config, model: Decoder, text: Text) -> dict[str, Any]:
             continue
         try:
             found = evaluate(model, text.tokenizer, [name], limit=config.eval_items)[name]
-        except MissingData:
+        except NotAvailable:
             scores[name] = {"reason": "no data"}
         else:
             scores[name] = {key: found[key] for key in ("acc", "acc_norm", "ppl", "stderr", "n")}

@@ -1,0 +1,114 @@
+"""GGUF files: a small one written here, with known weights, and its faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tenfold.core.errors import UserError
+from tenfold.lm.decoder import Decoder, DecoderConfig
+from tenfold.lm.formats import to_hf
+from tenfold.lm.gguf import NAMES, convert, read_gguf_tokenizer
+from tenfold.nn.rotary import half_to_interleaved
+from tenfold.text.tokenizer import Tokenizer
+
+gguf = pytest.importorskip("gguf", reason="needs the package gguf: pip install 'tenfold[models]'")
+
+CFG = DecoderConfig(
+    260, 16, 2, 4, 2, 4, 24, rope_base=1e4, qk_norm=False, tie_embeddings=True, max_len=64, norm_eps=1e-5
+)
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 characters that stand for bytes in byte-level vocabularies."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return sorted(ByteLevel.alphabet())
+
+
+def write(path: Path, model: Decoder, architecture: str = "llama", cut: str = "smollm", **extra: np.ndarray) -> Path:
+    cfg = model.cfg
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(cfg.n_layers)
+    writer.add_context_length(cfg.max_len)
+    writer.add_embedding_length(cfg.dim)
+    writer.add_feed_forward_length(cfg.ffn_dim)
+    writer.add_head_count(cfg.n_heads)
+    writer.add_head_count_kv(cfg.n_kv_heads)
+    writer.add_layer_norm_rms_eps(cfg.norm_eps)
+    writer.add_rope_freq_base(cfg.rope_base)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(cut)
+    tokens = ["<|start|>", "<|stop|>", *byte_alphabet(), "ab", "Ġa"]
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3] + [1] * 258)
+    writer.add_token_merges(["a b", "Ġ a"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_chat_template("{% for m in messages %}<|start|>{{ m['content'] }}<|stop|>{% endfor %}")
+    back = {there: here for here, there in NAMES.items()}
+    for name, tensor in to_hf(model.state_dict(), cfg).items():
+        heads = cfg.n_heads if "q_proj" in name else cfg.n_kv_heads if "k_proj" in name else 0
+        values = half_to_interleaved(tensor, heads) if heads else tensor
+        stem = name.removesuffix(".weight")
+        if stem in back:
+            stem = back[stem]
+        else:
+            _, _, layer, rest = stem.split(".", 3)
+            stem = f"blk.{layer}.{back[rest]}"
+        writer.add_tensor(f"{stem}.weight", values.numpy())
+    for name, values in extra.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def decoder() -> Decoder:
+    return Decoder(CFG, torch.Generator().manual_seed(0))
+
+
+def test_read_and_converted_equal_the_original(tmp_path: Path) -> None:
+    model = decoder()
+    path = write(tmp_path / "m.gguf", model)
+    convert(path, tmp_path / "folder")
+    for source in (path, tmp_path / "folder"):
+        again = Decoder.from_pretrained(source)
+        assert again.cfg == CFG
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_tokenizer(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", decoder())
+    convert(path, tmp_path / "folder")
+    for tokenizer in (read_gguf_tokenizer(path), Tokenizer.load(tmp_path / "folder")):
+        assert tokenizer.vocab_size == 260
+        assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.end_id) == (0, 1, 1)
+        assert tokenizer.encode("ab a") == [258, 259]
+        assert len(tokenizer.encode("12")) == 2
+        text = " <|start|>  ab\n\té😀 7"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.apply_chat_template([{"role": "user", "content": "ab"}]) == [0, 258, 1]
+
+
+def test_faults(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model not found: .*none.gguf"):
+        Decoder.from_pretrained(tmp_path / "none.gguf")
+    (tmp_path / "text.gguf").write_text("no model at all")
+    with pytest.raises(UserError, match="not a whole GGUF file"):
+        Decoder.from_pretrained(tmp_path / "text.gguf")
+    with pytest.raises(UserError, match="architecture falcon is not supported"):
+        Decoder.from_pretrained(write(tmp_path / "falcon.gguf", decoder(), architecture="falcon"))
+    with pytest.raises(UserError, match="rotary frequencies"):
+        extra = {"rope_freqs.weight": np.ones(2, dtype=np.float32)}
+        Decoder.from_pretrained(write(tmp_path / "scaled.gguf", decoder(), **extra))
+    with pytest.raises(UserError, match="tensor blk.0.extra.weight is not of a plain Llama"):
+        extra = {"blk.0.extra.weight": np.ones(2, dtype=np.float32)}
+        Decoder.from_pretrained(write(tmp_path / "extra.gguf", decoder(), **extra))
+    with pytest.raises(UserError, match="tokenizer gpt2/odd is not supported"):
+        read_gguf_tokenizer(write(tmp_path / "odd.gguf", decoder(), cut="odd"))

@@ -1,0 +1,56 @@
+"""RMSNorm against its formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tenfold.nn.norm import RMSNorm
+
+
+def test_gold_values() -> None:
+    norm = RMSNorm(2, eps=0.0)
+    norm.weight.data = torch.tensor([1.0, 2.0])
+    # mean square of (3, 4) is 12.5
+    expected = torch.tensor([3 / 12.5**0.5, 8 / 12.5**0.5])
+    torch.testing.assert_close(norm(torch.tensor([3.0, 4.0])), expected)
+
+
+def test_float64_stays_exact() -> None:
+    x = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = RMSNorm(7).double()(x)
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_bfloat16_is_normalised_in_float32_and_weighted_after_the_cast() -> None:
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    norm = RMSNorm(64)
+    norm.weight.data = torch.linspace(0.5, 1.5, 64)
+    norm.bfloat16()
+    unit = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5)
+    assert torch.equal(norm(x), unit.bfloat16() * norm.weight)
+    assert not torch.equal(norm(x), (unit * norm.weight.float()).bfloat16())  # the order is visible
+
+
+def test_large_half_precision_values_do_not_overflow() -> None:
+    x = torch.full((1, 8), 3e4, dtype=torch.float16)
+    torch.testing.assert_close(RMSNorm(8).half()(x), torch.ones(1, 8, dtype=torch.float16))
+
+
+def test_gradient() -> None:
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(RMSNorm(5).double(), (x,))
+
+
+def test_scale_invariance() -> None:
+    x = torch.randn(3, 6, dtype=torch.float64)
+    norm = RMSNorm(6, eps=0.0).double()
+    torch.testing.assert_close(norm(7 * x), norm(x))
+
+
+@pytest.mark.parametrize(("dim", "eps"), [(0, 1e-5), (4, -1.0)])
+def test_refuses(dim: int, eps: float) -> None:
+    with pytest.raises(ValueError, match="got"):
+        RMSNorm(dim, eps)
