@@ -99,7 +99,7 @@ class Desk:
         return max((file.parent for file in (self.runs / recipe).glob("*/run.json")), key=lambda path: path.name)
 
 
-@pytest.fixture()
+@pytest.fixture
 def tenfold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
     modules = {}
     for name in ("fake", "other"):

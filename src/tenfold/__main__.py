@@ -1,5 +1,7 @@
 """`python -m tenfold` is the command `tenfold`; torchrun needs it."""
 
+import sys
+
 from tenfold.cli import main
 
-main()
+sys.exit(main())

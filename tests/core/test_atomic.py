@@ -31,9 +31,14 @@ def test_a_process_killed_between_write_and_rename_leaves_the_old_file(tmp_path:
 def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     file = tmp_path / "x"
     write_atomic(file, b"old")
-    with pytest.raises(RuntimeError), replacing(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

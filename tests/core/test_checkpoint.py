@@ -226,7 +226,7 @@ def test_other_errors_are_not_called_a_full_disk(run: Any, monkeypatch: pytest.M
 
 def test_a_checkpoint_of_another_model(run: Any) -> None:
     path = checkpoint.save(run, train(make(), 1))
-    with pytest.raises(UserError, match="does not fit: .*size mismatch for embedding.weight") as caught:
+    with pytest.raises(UserError, match=r"does not fit: .*size mismatch for embedding.weight") as caught:
         checkpoint.restore(make(vocabulary=9), path)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="does not fit the model"):

@@ -105,7 +105,7 @@ def test_from_json_refuses_in_one_line(data: Any, message: str) -> None:
 
 
 def test_a_required_field_must_be_there() -> None:
-    with pytest.raises(UserError, match="config.json: steps: missing, need int"):
+    with pytest.raises(UserError, match=r"config\.json: steps: missing, need int"):
         from_json(Needed, {})
 
 
@@ -126,7 +126,7 @@ def test_read_json_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="file not found: "):
         read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text('{"a": ')
-    with pytest.raises(UserError, match="not valid JSON: .*config.json"):
+    with pytest.raises(UserError, match=r"not valid JSON: .*config\.json"):
         read_json(tmp_path / "config.json")
 
 
@@ -229,5 +229,5 @@ def test_an_error_of_the_verb_itself_passes_unchanged() -> None:
         """Verb."""
         raise ValueError("mine")
 
-    with pytest.raises(ValueError, match="^mine$"):
+    with pytest.raises(ValueError, match=r"^mine$"):
         bind(verb, [], prog="tenfold x verb")()

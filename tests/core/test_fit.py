@@ -304,8 +304,10 @@ def test_time_budget_goes_on_without_a_jump(run: FolderOnly, tmp_path: Path) -> 
     checkpoint.resume(run, state)
     assert state.step == 3
     assert state.progress == pytest.approx(0.4)
+    assert state.seconds == 4.0
     fit(state, masked_loss, run=run, clock=Clock(durations[3:]), **options)
     assert_same(state, whole)
+    assert state.seconds == whole.seconds == 11.0
     assert [row["lr"] for row in run.rows] == pytest.approx(rates)
 
 
@@ -335,6 +337,18 @@ def test_interrupt_finishes_the_step_and_saves(run: FolderOnly) -> None:
         fit(make(), masked_loss, steps=10, run=run, after_step=interrupt)
     assert checkpoint.latest(run) == run.path / "checkpoints/main/step-00000003"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("where", ["step", "evaluation"])
+def test_interrupt_at_the_very_end_is_not_lost(run: FolderOnly, where: str) -> None:
+    def interrupt(_: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return {}
+
+    hook: dict[str, Any] = {"after_step" if where == "step" else "evaluate": interrupt}
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(), masked_loss, steps=1, run=run, **hook)
+    assert checkpoint.latest(run) == run.path / "checkpoints/main/step-00000001"
 
 
 def test_log_rows_evaluation_and_names(run: FolderOnly) -> None:

@@ -14,7 +14,7 @@ from tenfold.core.run import Run
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=y>"
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.create("abo", "tiny", {"seed": 4, "model": {"dim": 8, "sizes": [{"n": 1}]}}, tmp_path)
 

@@ -32,7 +32,7 @@ class Clock:
         return self.now
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.create("moe-vs-dense", "tiny", Config(), tmp_path)
 

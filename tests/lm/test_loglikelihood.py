@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -309,6 +309,8 @@ def test_special_tokens_open_a_context_but_not_an_empty_one() -> None:
     given_context, empty = encode_pairs(encoder, [("a b", " c"), ("", " c")])
     assert given_context == TokenPair((0, 1, 2), (3,))
     assert empty == TokenPair((0,), (3,))  # one <s>, not two
+    # Another prefix: had the tokenizer put its own <s> before the continuation, it would be scored.
+    assert encode_pairs(TextEncoder(word_tokenizer(), prefix_id=2), [("", " c")]) == [TokenPair((2,), (3,))]
 
 
 def test_prefix_prefers_bos_and_falls_back_to_eos() -> None:
@@ -382,8 +384,20 @@ def test_scoring_leaves_the_model_as_it_was() -> None:
         assert [m.config for m in layers] == before
 
 
-def test_a_model_trains_on_after_it_was_scored() -> None:
-    model = decoder()  # never run before: whatever it caches, it caches while it is scored
+class Caching(Bigram):
+    """Builds a table on its first call and keeps it, as rotary positions are kept."""
+
+    cached: Tensor | None = None
+
+    def forward(self, ids_BS: Tensor) -> Tensor:
+        if self.cached is None:
+            self.cached = torch.ones_like(self.table)
+        return (self.table * self.cached)[ids_BS]
+
+
+@pytest.mark.parametrize("make", [decoder, lambda: Caching(bigram().table.detach().exp())])
+def test_a_model_trains_on_after_it_was_scored(make: Callable[[], nn.Module]) -> None:
+    model = make()  # never run before: whatever it caches, it caches while it is scored
     loglikelihood(model, Letters(), PAIRS)
     assert all(weight.grad is None for weight in model.parameters())
     model(torch.tensor([[3, 4, 5]])).sum().backward()

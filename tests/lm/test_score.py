@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from tenfold.core.errors import UserError
+from tenfold.lm.decoder import Decoder
 from tenfold.lm.score import evaluate, evaluate_paper, harness_model, is_answer, loglikelihood
 from tenfold.lm.tasks import TASKS, NotAvailable, Task
 
@@ -358,3 +360,17 @@ def test_prepared_sets_against_a_plain_loop(data_dir: Path, name: str) -> None:
         assert got["acc"] == pytest.approx(sum(right) / 40)
     if normed:
         assert got["acc_norm"] == pytest.approx(sum(normed) / 40)
+
+
+@pytest.mark.slow
+def test_a_real_model_is_well_above_chance(data_dir: Path, smollm2_file: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)
+    model = Decoder.from_pretrained(smollm2_file, dtype=torch.float32)
+    arc = evaluate(model, tokenizer, "arc_easy", limit=40, data=data_dir)["arc_easy"]
+    lambada = evaluate(model, tokenizer, "lambada", limit=40, data=data_dir)["lambada"]
+    blimp = evaluate(model, tokenizer, "blimp", limit=67, data=data_dir)["blimp"]  # one of each paradigm
+    # SmolLM2-135M-Instruct at four bits gave 0.475, 0.300 (perplexity 36) and 0.746.
+    assert arc["acc"] == pytest.approx(0.475, abs=0.05)
+    assert lambada["acc"] == pytest.approx(0.300, abs=0.05)
+    assert lambada["ppl"] == pytest.approx(36.0, rel=0.02)
+    assert blimp["acc"] == pytest.approx(0.746, abs=0.04)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tenfold.nn.norm import RMSNorm
+from tenfold.nn.norm import RMSNorm, rms_norm
 
 
 def test_gold_values() -> None:
@@ -40,8 +40,27 @@ def test_large_half_precision_values_do_not_overflow() -> None:
 
 
 def test_gradient() -> None:
-    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(RMSNorm(5).double(), (x,))
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, dtype=torch.float64, generator=generator, requires_grad=True) for size in ((3, 5), (5,)))
+    assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1e-2), (x, weight))
+    assert torch.autograd.gradgradcheck(lambda x, weight: rms_norm(x, weight, 1e-2), (x, weight))
+
+
+def test_gradients_of_each_sample() -> None:
+    x = torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)
+
+    def loss(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, weight, 1e-5).sin().sum()
+
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
+    torch.testing.assert_close(together, torch.stack([torch.func.grad(loss)(weight, row) for row in x]))
+
+
+def test_compiled_path_agrees() -> None:
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(rms_norm, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, torch.ones(8), 1e-5), rms_norm(x, torch.ones(8), 1e-5))
 
 
 def test_scale_invariance() -> None:

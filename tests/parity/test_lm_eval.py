@@ -234,16 +234,17 @@ def test_few_shot_prompts_agree(theirs: HFLM, subset: Path, tmp_path: Path) -> N
     rows = (subset / "piqa.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "piqa.jsonl").write_text("\n".join(rows[1:40]) + "\n", encoding="utf-8")
     (tmp_path / "piqa_shots.jsonl").write_text(rows[0] + "\n", encoding="utf-8")
+    files = {"test": str(tmp_path / "piqa.jsonl"), "train": str(tmp_path / "piqa_shots.jsonl")}
     task = {
-        "task": "local_shots", "dataset_path": "json", "test_split": "test", "fewshot_split": "train", **MULTIPLE_CHOICE,
-        "dataset_kwargs": {
-            "data_files": {"test": str(tmp_path / "piqa.jsonl"), "train": str(tmp_path / "piqa_shots.jsonl")},
-            "cache_dir": str(tmp_path / "cache"),
-        },
-    }  # fmt: skip
-    out = lm_eval.simple_evaluate(model=theirs, tasks=[task], num_fewshot=1, bootstrap_iters=0)["results"][
-        "local_shots"
-    ]
+        "task": "local_shots",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files, "cache_dir": str(tmp_path / "cache")},
+        "test_split": "test",
+        "fewshot_split": "train",
+        **MULTIPLE_CHOICE,
+    }
+    results = lm_eval.simple_evaluate(model=theirs, tasks=[task], num_fewshot=1, bootstrap_iters=0)["results"]
+    out = results["local_shots"]
     mine = evaluate(theirs.model, theirs.tokenizer, [Task("piqa", "choices")], shots=1, data=tmp_path)["piqa"]
     assert mine["acc"] == pytest.approx(out["acc,none"], abs=1e-12)
     assert mine["acc_norm"] == pytest.approx(out["acc_norm,none"], abs=1e-12)

@@ -264,6 +264,7 @@ def fit(
     flops_per_step: float | None = None,
     peak_flops: float | None = None,
     profile: int | None = None,
+    progress: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
     """Train until `state.step` is `steps`, or until `seconds` are spent in training steps.
@@ -288,6 +289,7 @@ def fit(
         flops_per_step, peak_flops: operations of one step (forward and backward) and of the machine in a second (see
             `flops.measure_peak`); given both, "mfu", the share of the peak, is logged.
         profile: steps to trace, after three untraced ones; the trace goes to `profiles/` in the run folder.
+        progress: show a bar, or lines in a log file; False where the caller shows progress of its own.
         clock: seconds.
     Returns:
         The state, trained.
@@ -319,7 +321,7 @@ def fit(
     state.model.train()
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
-        progress = stack.enter_context(TrainingProgress(name, shown=main))
+        bar = stack.enter_context(TrainingProgress(name, shown=main and progress))
         trace = run.path / "profiles" / f"{name}-step-{state.step:08d}.json"
         tracer = stack.enter_context(Tracer(trace, profile if main else None))
         while done() < 1:
@@ -335,7 +337,7 @@ def fit(
             meter.add(metrics["weight"], spent)
             tracer.step()
             last = done() >= 1
-            progress.update(done(), state.step, metrics["loss"], meter.rate)
+            bar.update(done(), state.step, metrics["loss"], meter.rate)
             if main and (last or stop or state.step % every.log == 0):
                 run.log(state.step, model=name, **_floats(metrics), seconds=state.seconds, **meter.read())
             if evaluate is not None and (last or (every.eval is not None and state.step % every.eval == 0)):
@@ -344,7 +346,7 @@ def fit(
                     run.log(state.step, model=name, **figures)
             if last or stop or (every.save is not None and state.step % every.save == 0):
                 checkpoint.save(run, state, name)
-            if stop and not last:
+            if stop or (last and interrupt.requested):  # asked for during the last evaluation: the caller must hear it
                 raise KeyboardInterrupt
     return state
 

@@ -6,7 +6,6 @@ leaves the parameters it shards as DTensors over its own axis; what is left over
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable
 
@@ -175,8 +174,3 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], mesh: DeviceMesh | None
                 _all_reduce(flat, mesh, axis)
             parts = flat.split([grad.numel() for grad in same])
             torch._foreach_copy_(same, [part.view_as(grad) for part, grad in zip(parts, same, strict=True)])
-
-
-def world_of(mesh: DeviceMesh | None) -> int:
-    """Number of processes that train together."""
-    return 1 if mesh is None else math.prod(mesh.shape)

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """weight · x / sqrt(mean(x²) + eps) over the last axis; x of shape (..., d), weight (d,); see `RMSNorm`."""
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return unit.to(x.dtype) * weight.to(x.dtype)
+    weight = weight.to(x.dtype)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        wide = x.float()
+        return (wide * _inverse_rms(wide, eps)).to(x.dtype) * weight
+    if torch.compiler.is_compiling():
+        return x * _inverse_rms(x, eps) * weight  # the compiler fuses this by itself
+    return _RMSNorm.apply(x, weight, eps)[0]
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The formula with its gradient written out: a third of the time of what autograd strings together."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        return (x * inverse).mul_(weight), inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, ctx.eps = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        x, weight, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inverse = _inverse_rms(x, ctx.eps)  # a second derivative goes through it
+        unit = x * inverse
+        along = grad * unit
+        shrink = (along @ weight).div(x.shape[-1]).unsqueeze(-1)
+        grad_x = (grad * weight).addcmul_(unit, shrink, value=-1).mul_(inverse)
+        return grad_x, along.reshape(-1, x.shape[-1]).sum(0), None
 
 
 class RMSNorm(nn.Module):

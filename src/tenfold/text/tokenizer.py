@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,11 +199,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Split(Regex(WORDS), behavior="isolated")]
     )
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    texts = list(texts)
+    # Rare characters would eat the room of the merges; they are spelt in bytes.
+    alphabet = _frequent_characters(texts, max(8, min(1000, (vocab_size - fixed) // 4)))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIAL_TOKENS, *BYTE_PIECES],
-        # Rare characters would eat the room of the merges; they are spelt in bytes.
-        limit_alphabet=max(8, min(1000, (vocab_size - fixed) // 4)),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         max_token_length=32,
         show_progress=False,
     )
@@ -218,6 +222,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         end_token="<|end|>",
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def _frequent_characters(texts: Sequence[str], most: int) -> list[str]:
+    """The trainer's own choice breaks ties by a random hash; here equal counts go by code point."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    return sorted(counts, key=lambda character: (-counts[character], character))[:most]
 
 
 class _Shield:

@@ -14,7 +14,7 @@ from tenfold.nn.moe import MoEConfig
 class Family:
     """One way to spend parameters over a dense backbone; the same for every size.
 
-    Fields:
+    Args:
         ffn: width of the dense feed-forward layers, as a multiple of the backbone's.
         experts: experts of a sparse layer; 0 is a dense family.
         top_k: experts a token goes to.
@@ -56,7 +56,7 @@ class Mesh:
 class Data:
     """The training text.
 
-    Fields:
+    Args:
         source: "english" (novels and film reviews; needs TENFOLD_DATA), "stdlib" (source of the running Python's standard
             library), "auto" (english where TENFOLD_DATA has it, else stdlib; the report says which), "files".
         text: UTF-8 .txt, .jsonl or .jsonl.gz files for source "files"; the last 5 % of each file is validation text.
@@ -76,9 +76,9 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("vocabulary", "sequence", "rows", "validation_rows"):
             if getattr(self, name) < 1:
-                raise ValueError(f"data.{name}: got {getattr(self, name)}, need at least 1")
+                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
         if (self.source == "files") != bool(self.text):
-            raise ValueError("data.text: name files with --data.source files, and only then")
+            raise ValueError("text: name files with --data.source files, and only then")
 
     @property
     def step_tokens(self) -> int:
@@ -89,7 +89,7 @@ class Data:
 class Optimizer:
     """AdamW with linear warm-up and cosine decay.
 
-    Fields:
+    Args:
         learning_rate: peak of the dense family.
         weight_decay: decoupled, times the learning rate; matrices only.
         warmup: share of the steps.
@@ -108,7 +108,7 @@ class Optimizer:
 class Budget:
     """How long each model trains (Chinchilla rule on the dense model of the same size, in seconds).
 
-    Fields:
+    Args:
         tokens_per_param: tokens per parameter of the dense reference; 20 is Chinchilla's optimum.
         timing_steps: interleaved timed steps behind each step time.
         tolerance: relative miss of the budget above which a model is timed and trained again.
@@ -124,16 +124,16 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.tokens_per_param <= 0:
-            raise ValueError(f"budget.tokens_per_param: got {self.tokens_per_param}, need more than 0")
+            raise ValueError(f"tokens_per_param: got {self.tokens_per_param}, need more than 0")
         if self.timing_steps < 1:
-            raise ValueError(f"budget.timing_steps: got {self.timing_steps}, need at least 1")
+            raise ValueError(f"timing_steps: got {self.timing_steps}, need at least 1")
 
 
 @dataclass(frozen=True)
 class Config:
     """One experiment: every family at every size, over seeds, at equal seconds and at equal tokens.
 
-    Fields:
+    Args:
         widths: model width of each size, ascending.
         layers: decoder layers, one number for every size or one a size.
         ffn: hidden width of the dense feed-forward layer of each size; empty: 8/3 of the width, rounded up to a multiple of 8.
@@ -235,7 +235,7 @@ PRESETS: dict[str, Config] = {
         families=("dense", "moe-half"),
         seeds=(0,),
         protocols=("seconds",),
-        budget=Budget(tokens_per_param=2.0, timing_steps=20, repeats=0),
+        budget=Budget(tokens_per_param=8.0, timing_steps=20, repeats=0),
         eval_items=20,
     ),
     "laptop": _LAPTOP,

@@ -27,7 +27,7 @@ from tenfold.text.tokenizer import Tokenizer
 class Text:
     """Token ids of the two parts.
 
-    Fields:
+    Args:
         source: what was read, in words, for the report.
         tokenizer: byte-pair, trained on the training part alone.
         train: token ids (N,).

@@ -35,7 +35,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"process": time.process_time, "wall": 
 class Job:
     """One training run.
 
-    Fields:
+    Args:
         family, width, seed: which model.
         protocol: "seconds" or "tokens".
         steps: optimizer steps, fixed before the start.
@@ -143,8 +143,9 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
         clip_norm=config.optimizer.clip_norm,
         precision=config.precision,
         mesh=mesh,
-        every=Every(log=20, save=config.save_every),
+        every=Every(log=max(1, job.steps // 50), save=config.save_every),
         after_step=lambda _: advance(job.step_s),
+        progress=config.workers == 1,
         clock=CLOCKS[config.budget.clock],
     )
     model = state.model
