@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_packed_documents_are_independent() -> None:
     cut = (0, 4, 9, 15)
     segments = torch.tensor([[0] * 4 + [1] * 5 + [2] * 6])
     packed = model(ids, segments=segments)
-    for start, end in zip(cut[:-1], cut[1:], strict=True):
+    for start, end in itertools.pairwise(cut):
         torch.testing.assert_close(packed[:, start:end], model(ids[:, start:end]), rtol=1e-6, atol=1e-6)
     assert (packed - model(ids)).abs().max() > 1e-3
 

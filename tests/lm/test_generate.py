@@ -164,7 +164,7 @@ def test_refuses(options: dict, message: str) -> None:
 
 
 def test_cache_refuses() -> None:
-    with pytest.raises(ValueError, match="max_len: got 41, need 1..40"):
+    with pytest.raises(ValueError, match=r"max_len: got 41, need 1..40"):
         KVCache(CFG, 1, 41)
     with pytest.raises(ValueError, match="batch: got 0"):
         KVCache(CFG, 0, 4)

@@ -104,11 +104,11 @@ def test_faults(tmp_path: Path) -> None:
         Decoder.from_pretrained(tmp_path / "text.gguf")
     with pytest.raises(UserError, match="architecture falcon is not supported"):
         Decoder.from_pretrained(write(tmp_path / "falcon.gguf", decoder(), architecture="falcon"))
+    scaled = write(tmp_path / "scaled.gguf", decoder(), **{"rope_freqs.weight": np.ones(2, dtype=np.float32)})
     with pytest.raises(UserError, match="rotary frequencies"):
-        extra = {"rope_freqs.weight": np.ones(2, dtype=np.float32)}
-        Decoder.from_pretrained(write(tmp_path / "scaled.gguf", decoder(), **extra))
-    with pytest.raises(UserError, match="tensor blk.0.extra.weight is not of a plain Llama"):
-        extra = {"blk.0.extra.weight": np.ones(2, dtype=np.float32)}
-        Decoder.from_pretrained(write(tmp_path / "extra.gguf", decoder(), **extra))
+        Decoder.from_pretrained(scaled)
+    extra = write(tmp_path / "extra.gguf", decoder(), **{"blk.0.extra.weight": np.ones(2, dtype=np.float32)})
+    with pytest.raises(UserError, match=r"tensor blk.0.extra.weight is not of a plain Llama"):
+        Decoder.from_pretrained(extra)
     with pytest.raises(UserError, match="tokenizer gpt2/odd is not supported"):
         read_gguf_tokenizer(write(tmp_path / "odd.gguf", decoder(), cut="odd"))

@@ -116,7 +116,7 @@ def test_refuses() -> None:
         lm_loss(-1.0)
     with pytest.raises(ValueError, match="batch: no targets; got ids"):
         lm_loss()(model(), {"ids": torch.zeros(1, 2, dtype=torch.int64)})
-    with pytest.raises(ValueError, match="targets: got 7, need 0..4"):
+    with pytest.raises(ValueError, match=r"targets: got 7, need 0..4"):
         token_losses(torch.zeros(2, 5), torch.tensor([1, 7]))
     with pytest.raises(ValueError, match="targets: got -5"):
         token_losses(torch.zeros(2, 5), torch.tensor([-100, -5]))

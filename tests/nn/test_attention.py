@@ -89,7 +89,7 @@ def test_without_a_mask_no_mask_is_made(generator: torch.Generator, monkeypatch:
     seen = []
     original = torch.nn.functional.scaled_dot_product_attention
 
-    def spy(q, k, v, mask, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+    def spy(q, k, v, mask, *args, **kwargs):
         seen.append(mask)
         return original(q, k, v, mask, *args, **kwargs)
 

@@ -27,7 +27,7 @@ from tenfold.recipes.moe_vs_dense.findings import make_claims, step_time_at_loss
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of 4000 words in a fixed random order."""
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
-    words = "the cat sat on a mat and saw one more dog run far away from home".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "dog", "run", "far", "away", "from", "home"]
     path = tmp_path / "words.txt"
     path.write_text(" ".join(random.Random(0).choices(words, k=4000)))
     return path

@@ -27,7 +27,7 @@ from tenfold.text.corpus import (
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 
 
-@pytest.fixture()
+@pytest.fixture
 def tokenizer() -> Tokenizer:
     return train_tokenizer(["the cat sat on the mat\n"] * 10, 280)
 

@@ -6,7 +6,6 @@ random generator can ever alter what is measured.
 
 from __future__ import annotations
 
-# ruff: noqa: E501 (one file a line in the table below)
 import base64
 import zlib
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tenfold.nn.attention import Attention, QKNormPosition, causal_mask, segment_mask
+from tenfold.nn.attention import Attention, QKNormPosition, segment_mask
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.linear import Linear, draw_normal, init_generator
 from tenfold.nn.moe import MoE
@@ -170,8 +170,8 @@ class Decoder(nn.Module):
         Args:
             ids: int64 (B, S) token ids; or give `embeds`.
             positions: int64 (S,) or (B, S); None counts from 0, from the cache's lengths, or from each segment's start.
-            mask: bool (B, K), False at padding, on top of causality; or bool or additive (B, S, K) or (B, 1 or H, S, K),
-                which replaces causality.
+            mask: bool (B, K), False at padding, on top of causality; or bool or additive (B, S, K) or
+                (B, 1 or H, S, K), which replaces causality.
             cache: keys and values of earlier tokens; it takes in the new ones.
             embeds: (B, S, D) input vectors in place of embedded ids.
             segments: integer (B, S) document numbers of packed rows: attention stays inside a document.

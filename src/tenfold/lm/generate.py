@@ -44,16 +44,18 @@ class KVCache:
         if batch < 1:
             raise ValueError(f"batch: got {batch}, need at least 1")
         self.max_len = max_len
-        shape = cfg.n_layers, batch, cfg.n_kv_heads, max_len, cfg.head_dim
-        self._k = torch.zeros(shape, dtype=dtype, device=device)
-        self._v = torch.zeros(shape, dtype=dtype, device=device)
-        self.lengths = torch.zeros(batch, dtype=torch.int64, device=self._k.device)
+        shape = batch, cfg.n_kv_heads, max_len, cfg.head_dim
+        self._layers = [
+            _LayerSlots(self, *(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"))
+            for _ in range(cfg.n_layers)
+        ]
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=self._layers[0].k.device)
         # The longest row and whether all are equal stand as Python values: asking the tensor would wait for the device.
         self.longest, self.uniform = 0, True
 
     def layer(self, index: int) -> _LayerSlots:
         """What layer `index` appends to."""
-        return _LayerSlots(self, index)
+        return self._layers[index]
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more in every row; the decoder calls it once per forward."""
@@ -64,37 +66,37 @@ class KVCache:
         """Shorten the rows, say to the true lengths of a padded batch of prompts."""
         if len(lengths) != len(self.lengths) or min(lengths) < 0 or max(lengths) > self.longest:
             raise ValueError(f"lengths: got {list(lengths)}, need {len(self.lengths)} values in 0..{self.longest}")
-        self.lengths = torch.tensor(lengths, dtype=torch.int64, device=self._k.device)
+        self.lengths = torch.tensor(lengths, dtype=torch.int64, device=self.lengths.device)
         self.longest, self.uniform = max(lengths), min(lengths) == max(lengths)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, in this order."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self._k.device)
-        self._k, self._v = self._k[:, index], self._v[:, index]
+        index = torch.tensor(rows, dtype=torch.int64, device=self.lengths.device)
+        for layer in self._layers:
+            layer.k, layer.v = layer.k[index], layer.v[index]
         self.lengths = self.lengths[index]
         self.set_lengths(self.lengths.tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _LayerSlots:
     cache: KVCache
-    index: int
+    k: Tensor  # (B, G, max_len, d)
+    v: Tensor
 
     def append(self, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:
-        cache, new = self.cache, k_BGSd.shape[2]
-        end = cache.longest + new
-        if end > cache.max_len:
-            raise ValueError(f"cache: got {end} tokens, it holds at most {cache.max_len}")
-        k, v = cache._k[self.index], cache._v[self.index]
+        cache, start, new = self.cache, self.cache.longest, k_BGSd.shape[2]
+        if start + new > cache.max_len:
+            raise ValueError(f"cache: got {start + new} tokens, it holds at most {cache.max_len}")
         if cache.uniform:
-            k[:, :, cache.longest : end] = k_BGSd
-            v[:, :, cache.longest : end] = v_BGSd
+            self.k.narrow(2, start, new).copy_(k_BGSd)
+            self.v.narrow(2, start, new).copy_(v_BGSd)
         else:
-            rows = torch.arange(len(cache.lengths), device=k.device).unsqueeze(1)
-            slots = cache.lengths.unsqueeze(1) + torch.arange(new, device=k.device)
-            k[rows, :, slots] = k_BGSd.transpose(1, 2)
-            v[rows, :, slots] = v_BGSd.transpose(1, 2)
-        return k[:, :, :end], v[:, :, :end]
+            rows = torch.arange(len(cache.lengths), device=self.k.device).unsqueeze(1)
+            slots = cache.lengths.unsqueeze(1) + torch.arange(new, device=self.k.device)
+            self.k[rows, :, slots] = k_BGSd.transpose(1, 2)
+            self.v[rows, :, slots] = v_BGSd.transpose(1, 2)
+        return self.k.narrow(2, 0, start + new), self.v.narrow(2, 0, start + new)
 
 
 @dataclass(frozen=True)

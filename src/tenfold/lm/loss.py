@@ -47,7 +47,7 @@ def lm_loss(z_loss: float = 0.0) -> LMLoss:
         if z_loss:
             z = lse_N.square().sum() / count
             total, metrics["z"] = total + z_loss * z, z.detach()
-        # Not `collect_aux`, which also works out statistics, an eighth of a layer's time; `last` stays for who wants them.
+        # Not `collect_aux`, which also works out statistics (about an eighth of a layer's time) and clears `last`.
         layers = [layer.last.aux_loss for _, layer in moe_layers(model) if layer.last is not None]
         if layers:
             aux = torch.stack(layers).sum()
@@ -99,7 +99,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ce_N: Tensor, grad_lse_N: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_ce_N: Tensor, grad_lse_N: Tensor) -> tuple[Tensor, None]:
         logits_NV, lse_N, index_N, kept_N = ctx.saved_tensors
         grad_N = ((grad_ce_N + grad_lse_N) * kept_N).unsqueeze(1)
         grad_NV = torch.empty_like(logits_NV)

@@ -39,6 +39,7 @@ def parallelize_decoder(model: nn.Module, mesh: DeviceMesh) -> None:
                 f"{name}: got {getattr(model.cfg, name)}, need a multiple of {axis.size()} (mesh axis model)"
             )
     for block in model.layers:
+        assert isinstance(block, Block)
         if axis.size() > 1:
             _split_columns(block, axis)
         if isinstance(block.mlp, MoE):
@@ -79,7 +80,7 @@ class _SummedGradient(torch.autograd.Function):
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.contiguous()
         dist.all_reduce(grad, group=ctx.group)
         return grad, None

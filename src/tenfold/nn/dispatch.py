@@ -167,7 +167,7 @@ def padded_rows(rows: Rows, num_experts: int, width: int) -> Rows:
 
 
 def _bag_sum(slot: Tensor, rows: Tensor, bag: Tensor, weight: Tensor | None) -> Tensor:
-    """Σ of weighted rows of each bag: one pass and no atomics, 7x a gather with a sum on CPU (benchmarks/moe_layer.py)."""
+    """Sum of the weighted rows of each bag: one pass, in a fixed order; on CPU 7x a gather and a sum."""
     if rows.shape[0] == 0 or slot.shape[0] == 0:
         return rows.new_zeros(bag.shape[0], rows.shape[1])
     weight = None if weight is None else weight.to(rows.dtype)
@@ -193,19 +193,25 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y_RM: Tensor, weight: Tensor, token: Tensor, slot: Tensor, bag: Tensor) -> Tensor:
-        ctx.save_for_backward(y_RM, weight, token, slot)
+        ctx.save_for_backward(y_RM, weight, token, slot, bag)
         return _bag_sum(slot, y_RM, bag, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y_RM, weight, token, slot = ctx.saved_tensors
-        grad_RM = grads[0].index_select(0, token)
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.linalg.vecdot(y_RM, grad_RM).to(weight.dtype)[slot]
+        y_RM, weight, token, slot, bag = ctx.saved_tensors
+        grad_TM = grads[0].contiguous()
         # Added and not assigned: dropped assignments point at row 0 with weight 0.
         weight_R = weight.new_zeros(token.shape[0]).index_add_(0, slot, weight)
-        return grad_RM.mul_(weight_R.to(grad_RM.dtype)[:, None]), grad_weight, None, None, None
+        # Bags of one row each: gather and scale in one pass.
+        grad_RM = _bag_sum(token, grad_TM, torch.arange(token.shape[0], device=token.device), weight_R)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            bag_of_slot = torch.searchsorted(bag, torch.arange(slot.shape[0], device=bag.device), right=True) - 1
+            # The product of each row with its token's gradient, without gathering the gradients first.
+            grad_weight = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                grad_TM, y_RM, slot, bag, bag_of_slot, 0
+            ).to(weight.dtype)
+        return grad_RM, grad_weight, None, None, None
 
 
 def gather_rows(x_TM: Tensor, rows: Rows) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.nn.dispatch import Rows, combine_rows, gather_rows, padded_rows
-from tenfold.nn.grouped import batched_matmul, grouped_matmul
+from tenfold.nn.grouped import project, project_pair
 
 
 @dataclass(frozen=True)
@@ -91,32 +91,30 @@ def run_experts(x_TM: Tensor, rows: Rows, weights: ExpertWeights, backend: str) 
             width = max(int(rows.offsets.diff().max()), 1)
         rows = padded_rows(rows, experts, width)
         x_ECM = gather_rows(x_TM, rows).view(experts, width, -1)
-        return combine_rows(_padded(x_ECM, weights).flatten(0, 1), rows)
-    return combine_rows(_grouped(gather_rows(x_TM, rows), rows, weights), rows)
+        return combine_rows(_feed_forward(x_ECM, weights, None).flatten(0, 1), rows)
+    return combine_rows(_feed_forward(gather_rows(x_TM, rows), weights, rows), rows)
 
 
-def _padded(x_ECM: Tensor, weights: ExpertWeights) -> Tensor:
-    def project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        y = batched_matmul(x, w)
-        return y if b is None else y + b[:, None]
-
-    up = None if weights.w1 is None else project(x_ECM, weights.w1, weights.b1)
-    return project(activate(weights.activation, project(x_ECM, weights.w0, weights.b0), up), weights.w2, weights.b2)
-
-
-def _grouped(x_RM: Tensor, rows: Rows, weights: ExpertWeights) -> Tensor:
+def _feed_forward(x: Tensor, weights: ExpertWeights, rows: Rows | None) -> Tensor:
+    """All experts on their rows: ragged [R, M], or [E, C, M] without `rows`."""
+    offsets = None if rows is None else rows.offsets
     expert_R = None
-    if weights.b0 is not None:
-        place = torch.arange(x_RM.shape[0], device=x_RM.device)
+    if rows is not None and weights.b0 is not None:
+        place = torch.arange(x.shape[0], device=x.device)
         # Rows behind the last expert borrow its bias: nothing reads them.
         expert_R = torch.searchsorted(rows.offsets[1:], place, right=True).clamp_max(weights.w0.shape[0] - 1)
 
-    def project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        y = grouped_matmul(x, w, rows.offsets, False)
-        return y if b is None else y + b[expert_R]
+    def biased(y: Tensor, b: Tensor | None) -> Tensor:
+        if b is None:
+            return y
+        return y + (b[:, None] if expert_R is None else b[expert_R])
 
-    up = None if weights.w1 is None else project(x_RM, weights.w1, weights.b1)
-    return project(activate(weights.activation, project(x_RM, weights.w0, weights.b0), up), weights.w2, weights.b2)
+    if weights.w1 is None:
+        hidden = activate(weights.activation, biased(project(x, weights.w0, offsets), weights.b0), None)
+    else:
+        gate, up = project_pair(x, weights.w0, weights.w1, offsets)
+        hidden = activate(weights.activation, biased(gate, weights.b0), biased(up, weights.b1))
+    return biased(project(hidden, weights.w2, offsets), weights.b2)
 
 
 def _one_expert(x: Tensor, weights: ExpertWeights, parts: tuple[Tensor | None, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Matrix products of ragged groups of rows with one matrix each, as operators that `torch.compile` can hold.
+"""Products of rows with one matrix per expert, ragged or batched, as operators that `torch.compile` can hold.
 
 torch's own `grouped_mm` traces only in bf16 on CPU and wants strides of 16 bytes; these take every floating type
 and any width.
@@ -9,6 +9,7 @@ Shape legend: R rows sorted by expert, E experts, I and O inner widths, C rows a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,9 +70,31 @@ def _(x_RI: Tensor, weight_EIO: Tensor, offsets: Tensor, transposed: bool) -> Te
     return x_RI.new_empty(x_RI.shape[0], weight_EIO.shape[1 if transposed else 2])
 
 
+@torch.library.custom_op("tenfold::grouped_matmul_sum", mutates_args=())
+def grouped_matmul_sum(x_RO: Tensor, v_EIO: Tensor, y_RO: Tensor, w_EIO: Tensor, offsets: Tensor) -> Tensor:
+    """x[e]·v[e]ᵀ + y[e]·w[e]ᵀ over ragged rows [R, I]: the input gradient of two projections of the same rows."""
+    if _fits_grouped_mm(x_RO, v_EIO):
+        return grouped_matmul(x_RO, v_EIO, offsets, True) + grouped_matmul(y_RO, w_EIO, offsets, True)
+    bounds = offsets.tolist()
+    out = x_RO.new_empty(x_RO.shape[0], v_EIO.shape[1])
+    for e, (v, w) in enumerate(zip(v_EIO.unbind(0), w_EIO.unbind(0), strict=True)):
+        start, stop = bounds[e], bounds[e + 1]
+        if stop > start:
+            rows = out[start:stop]
+            torch.mm(x_RO[start:stop], v.t(), out=rows)
+            rows.addmm_(y_RO[start:stop], w.t())
+    out[bounds[-1] :] = 0
+    return out
+
+
+@grouped_matmul_sum.register_fake
+def _(x_RO: Tensor, v_EIO: Tensor, y_RO: Tensor, w_EIO: Tensor, offsets: Tensor) -> Tensor:
+    return x_RO.new_empty(x_RO.shape[0], v_EIO.shape[1])
+
+
 @torch.library.custom_op("tenfold::grouped_outer", mutates_args=())
 def grouped_outer(x_RI: Tensor, y_RO: Tensor, offsets: Tensor) -> Tensor:
-    """Σ of outer products x_r y_r over the rows of each expert: [E, I, O], the gradient of `grouped_matmul`."""
+    """Σ of outer products x_r y_r over the rows of each expert: [E, I, O], the weight gradient."""
     if _fits_grouped_mm(x_RI, y_RO):
         return F.grouped_mm(x_RI.mT, y_RO, offs=offsets[1:].to(torch.int32))
     bounds = offsets.tolist()
@@ -102,53 +125,71 @@ def _(x_ECI: Tensor, y_ECO: Tensor) -> Tensor:
     return x_ECI.new_empty(x_ECI.shape[0], x_ECI.shape[2], y_ECO.shape[2])
 
 
-def _save_matmul(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    x_RI, weight_EIO, offsets, transposed = inputs
-    ctx.save_for_backward(x_RI, weight_EIO, offsets)
-    ctx.transposed = transposed  # type: ignore[attr-defined]
+def _product(x: Tensor, weight: Tensor, offsets: Tensor | None, transposed: bool = False) -> Tensor:
+    if offsets is not None:
+        return grouped_matmul(x, weight, offsets, transposed)
+    return torch.bmm(x, weight.mT if transposed else weight)
 
 
-def _matmul_backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
-    x_RI, weight_EIO, offsets = ctx.saved_tensors
-    grad = grad.contiguous()
-    grad_x = grouped_matmul(grad, weight_EIO, offsets, not ctx.transposed) if ctx.needs_input_grad[0] else None
-    grad_weight = None
-    if ctx.needs_input_grad[1]:
-        pair = (grad, x_RI) if ctx.transposed else (x_RI, grad)
-        grad_weight = grouped_outer(*pair, offsets)
-    return grad_x, grad_weight, None, None
+def _outer(x: Tensor, grad: Tensor, offsets: Tensor | None) -> Tensor:
+    return batched_outer(x, grad) if offsets is None else grouped_outer(x, grad, offsets)
 
 
-def _save_outer(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _outer_backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
-    x_RI, y_RO, offsets = ctx.saved_tensors
-    grad = grad.contiguous()
-    return grouped_matmul(y_RO, grad, offsets, True), grouped_matmul(x_RI, grad, offsets, False), None
-
-
-grouped_matmul.register_autograd(_matmul_backward, setup_context=_save_matmul)
-grouped_outer.register_autograd(_outer_backward, setup_context=_save_outer)
-
-
-class _BatchedMatmul(torch.autograd.Function):
-    """torch.bmm whose weight gradient lies in memory from `_empty_gradient`."""
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, offsets: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, offsets)
+        return _product(x, weight, offsets)
 
     @staticmethod
-    def forward(ctx, x_ECI: Tensor, weight_EIO: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x_ECI, weight_EIO)
-        return torch.bmm(x_ECI, weight_EIO)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, offsets = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        grad_x = _product(grad, weight, offsets, True) if ctx.needs_input_grad[0] else None
+        return grad_x, _outer(x, grad, offsets) if ctx.needs_input_grad[1] else None, None
+
+
+class _ProjectPair(torch.autograd.Function):
+    """Two projections of the same rows; their input gradients are summed inside the products."""
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
-        x_ECI, weight_EIO = ctx.saved_tensors
-        grad_x = torch.bmm(grads[0], weight_EIO.mT) if ctx.needs_input_grad[0] else None
-        return grad_x, batched_outer(x_ECI, grads[0]) if ctx.needs_input_grad[1] else None
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, other: Tensor, offsets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, weight, other, offsets)
+        return _product(x, weight, offsets), _product(x, other, offsets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, other, offsets = ctx.saved_tensors
+        first, second = grads[0].contiguous(), grads[1].contiguous()
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            if offsets is not None:
+                grad_x = grouped_matmul_sum(first, weight, second, other, offsets)
+            else:
+                grad_x = torch.bmm(first, weight.mT).baddbmm_(second, other.mT)
+        return (
+            grad_x,
+            _outer(x, first, offsets) if ctx.needs_input_grad[1] else None,
+            _outer(x, second, offsets) if ctx.needs_input_grad[2] else None,
+            None,
+        )
 
 
-def batched_matmul(x_ECI: Tensor, weight_EIO: Tensor) -> Tensor:
-    """x[e]·weight[e] of every expert [E, C, O]; as `torch.bmm`, with a faster weight gradient on CPU."""
-    out: Tensor = _BatchedMatmul.apply(x_ECI, weight_EIO)
+def project(x: Tensor, weight_EIO: Tensor, offsets: Tensor | None) -> Tensor:
+    """Rows times the matrix of their expert, once differentiable.
+
+    Args:
+        x: [R, I] sorted by expert with `offsets` [E+1]; or [E, C, I] with offsets None.
+    Returns:
+        [R, O] or [E, C, O].
+    """
+    out: Tensor = _Project.apply(x, weight_EIO, offsets)
+    return out
+
+
+def project_pair(x: Tensor, weight_EIO: Tensor, other_EIO: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`project` with two matrices an expert, the gate and up projections of a gated expert."""
+    out: tuple[Tensor, Tensor] = _ProjectPair.apply(x, weight_EIO, other_EIO, offsets)
     return out

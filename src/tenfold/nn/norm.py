@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -16,6 +17,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return (wide * _inverse_rms(wide, eps)).to(x.dtype) * weight
     if torch.compiler.is_compiling():
         return x * _inverse_rms(x, eps) * weight  # the compiler fuses this by itself
+    if not torch.is_grad_enabled():
+        return F.rms_norm(x, weight.shape, weight, eps)  # one call: generation is bound by calls, not by arithmetic
     return _RMSNorm.apply(x, weight, eps)[0]
 
 
@@ -41,7 +44,7 @@ class _RMSNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():
             inverse = _inverse_rms(x, ctx.eps)  # a second derivative goes through it

@@ -77,16 +77,19 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: RopeLayout) -> Tensor:
     return torch.cat(turned, dim=-1) if layout == "half" else torch.stack(turned, dim=-1).flatten(-2)
 
 
+def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, layout: RopeLayout) -> Tensor:
+    (a, b), (out_a, out_b) = _pairs(x, layout), _pairs(out, layout)
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin)
+    return out
+
+
 class _Rotate(torch.autograd.Function):
     """x turned by the angles; the gradient is turned back by them, so nothing of x is kept for the backward."""
 
     @staticmethod
     def forward(x: Tensor, cos: Tensor, sin: Tensor, layout: RopeLayout) -> Tensor:
-        out = torch.empty_like(x)
-        (a, b), (out_a, out_b) = _pairs(x, layout), _pairs(out, layout)
-        torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
-        torch.mul(b, cos, out=out_b).addcmul_(a, sin)
-        return out
+        return _rotate_into(torch.empty_like(x), x, cos, sin, layout)
 
     @staticmethod
     def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
@@ -94,7 +97,7 @@ class _Rotate(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
         return _Rotate.apply(grad, cos, -sin, ctx.layout), None, None, None  # type: ignore[attr-defined]
 
@@ -115,6 +118,8 @@ def apply_rotary(x_BHSd: Tensor, cos: Tensor, sin: Tensor, layout: RopeLayout = 
         raise ValueError(f"head width: got {x_BHSd.shape[-1]}, need {2 * cos.shape[-1]} (twice the pairs of the table)")
     if torch.compiler.is_compiling():
         return _rotate(x_BHSd, cos, sin, layout)  # the compiler fuses this; writing into views would break its graph
+    if not torch.is_grad_enabled():
+        return _rotate_into(torch.empty_like(x_BHSd), x_BHSd, cos, sin, layout)
     return _Rotate.apply(x_BHSd, cos, sin, layout)
 
 

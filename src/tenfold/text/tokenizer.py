@@ -145,7 +145,7 @@ class Tokenizer:
             raise UserError(f"tokenizer not found: {path} (the folder needs a tokenizer.json)")
         try:
             backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # noqa: BLE001 - the Rust parser raises bare Exception
+        except Exception as error:
             raise UserError(f"tokenizer: {path} does not parse: {error}") from error
         config = _read_json(folder / "tokenizer_config.json")
         template = config.get("chat_template")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -13,6 +14,7 @@ from tenfold.core.fit import train_step
 from tenfold.core.flops import measure_peak
 from tenfold.core.mesh import device_type
 from tenfold.core.timing import interleaved, ratio
+from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig
@@ -86,8 +88,9 @@ def step_table(repeats: int) -> Table:
     flops: dict[str, float] = {}
     for family in config.families:
         state = build_state(config, family, 64, 0, 1_000_000, text)
+        assert state.stream is not None and isinstance(state.model, Decoder)
         batch = {name: value.to(device_type()) for name, value in next(iter(state.stream)).items()}
-        steps[family] = lambda state=state, batch=batch: train_step(state, loss, [batch])
+        steps[family] = partial(train_step, state, loss, [batch])
         flops[family] = 3 * state.model.flops_per_token(config.data.sequence) * config.data.step_tokens
     timings = interleaved(steps, repeats)
     peak = measure_peak(device_type())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +70,7 @@ class Data:
     text: tuple[Path, ...] = ()
     vocabulary: int = 1024
     sequence: int = 128
-    rows: int = 16
+    rows: int = 8
     validation_rows: int = 256
 
     def __post_init__(self) -> None:
@@ -90,14 +90,16 @@ class Optimizer:
     """AdamW with linear warm-up and cosine decay.
 
     Args:
-        learning_rate: peak of the dense family.
+        learning_rate: peak at `reference_width`; a model of width M takes learning_rate * min(1, reference_width / M).
+        reference_width: see learning_rate (the muP-style rule of the official configurations, there with 768).
         weight_decay: decoupled, times the learning rate; matrices only.
         warmup: share of the steps.
         final: last learning rate as a share of the peak.
         clip_norm: bound on the norm of the gradient.
     """
 
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
+    reference_width: int = 64
     weight_decay: float = 0.1
     warmup: float = 0.05
     final: float = 0.1
@@ -141,7 +143,7 @@ class Config:
         families: names from FAMILIES; "dense" must be among them.
         seeds: one training run of every model each; the same order of the text for all families of a seed.
         protocols: "seconds" (each model trains for the dense model's seconds), "tokens" (for its tokens).
-        eval_items: items of each evaluation task, 0 leaves the tasks out.
+        eval_items: items of each evaluation task, at the largest width; 0 leaves the tasks out.
         workers: processes that train models side by side, each on one thread (1 under torchrun).
         precision: "fp32", or "bf16" for forward and backward in bfloat16.
         load_balance: weight of the load-balance loss.
@@ -228,7 +230,7 @@ class Config:
         )
 
 
-_LAPTOP = Config(budget=Budget(tokens_per_param=4.0))
+_LAPTOP = Config(families=("dense", "moe-half", "moe-full"), budget=Budget(tokens_per_param=8.0))
 PRESETS: dict[str, Config] = {
     "tiny": Config(
         widths=(32,),
@@ -239,7 +241,7 @@ PRESETS: dict[str, Config] = {
         eval_items=20,
     ),
     "laptop": _LAPTOP,
-    "full": replace(_LAPTOP, seeds=(0, 1, 2, 3, 4), budget=Budget(tokens_per_param=20.0)),
+    "full": Config(budget=Budget(tokens_per_param=20.0), eval_items=400),
     # The paper's own setting : dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
     "paper": Config(
         widths=(4096, 5120, 6656),
@@ -247,6 +249,7 @@ PRESETS: dict[str, Config] = {
         ffn=(11008, 13696, 17920),
         head_dim=128,
         data=Data(vocabulary=32768, sequence=4096, rows=2048),
+        optimizer=Optimizer(learning_rate=1e-2, reference_width=768, weight_decay=1e-4, warmup=0.02, final=0.005),
         workers=1,
         precision="bf16",
         capacity=2.0,
@@ -255,7 +258,7 @@ PRESETS: dict[str, Config] = {
 }
 EXPECTED = {
     "tiny": "shows that both families learn; one seed, no claim; 75 seconds on two cores",
-    "laptop": "validation loss against step time, three sizes, three seeds; under 30 minutes on two cores",
-    "full": "as laptop, with five seeds at Chinchilla's 20 tokens per parameter; hours",
+    "laptop": "validation loss against step time, three families, sizes and seeds; under 30 minutes on two cores",
+    "full": "as laptop, with all families, at Chinchilla's 20 tokens a parameter; two hours on two cores",
     "paper": "the paper's three scales; a cluster",
 }

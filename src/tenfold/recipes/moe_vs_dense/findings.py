@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -134,7 +135,7 @@ def _point(rows: Sequence[Row], family: str, width: int) -> tuple[float, float]:
 
 def step_time_at_loss(curve: Sequence[tuple[float, float]], loss: float) -> float | None:
     """Where a falling curve of (step seconds, loss) crosses `loss`, linear in log seconds; None outside its range."""
-    for (time_a, loss_a), (time_b, loss_b) in zip(curve, curve[1:], strict=False):
+    for (time_a, loss_a), (time_b, loss_b) in pairwise(curve):
         if min(loss_a, loss_b) <= loss <= max(loss_a, loss_b) and loss_a != loss_b:
             share = (loss - loss_a) / (loss_b - loss_a)
             return math.exp(math.log(time_a) + share * (math.log(time_b) - math.log(time_a)))

@@ -20,8 +20,7 @@ from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
 from tenfold.lm.score import evaluate
 from tenfold.lm.steptime import StepMeter
-from tenfold.lm.tasks import NotAvailable
-from tenfold.lm.tasks import PAPER_TASKS, find_task
+from tenfold.lm.tasks import PAPER_TASKS, NotAvailable, find_task
 from tenfold.nn.moe import collect_aux
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 from tenfold.recipes.moe_vs_dense.jobs import advance
@@ -79,12 +78,13 @@ def build_state(
 
         shard(model, mesh, parallelize_decoder)
     rank, world = batch_coordinate(mesh)
-    rate = config.optimizer.learning_rate * FAMILIES[family].learning_rate
+    scale = min(1.0, config.optimizer.reference_width / width)
+    rate = config.optimizer.learning_rate * FAMILIES[family].learning_rate * scale
     return TrainState(
         model=model,
         optimizer=adamw(model, rate, weight_decay=config.optimizer.weight_decay),
         schedule=Schedule(max(1, round(config.optimizer.warmup * steps)), steps, config.optimizer.final),
-        stream=TokenWindows(text.train, config.data.sequence, config.data.rows, seed=seed),
+        stream=TokenWindows(text.train, config.data.sequence, config.data.rows, seed, rank=rank, world=world),
         seed=seed,
     )
 
@@ -161,7 +161,7 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
         "tokens": job.steps * config.data.step_tokens,
         "seconds": state.seconds,
         **measure(config, model, text),
-        "scores": score(config, model, text) if job.protocol == "seconds" and config.eval_items else {},
+        "scores": score(config, model, text) if job.protocol == "seconds" and job.width == config.widths[-1] else {},
     }
     run.save_stage(job.name, row)
     return row
@@ -201,6 +201,8 @@ def score(config: Config, model: Decoder, text: Text) -> dict[str, Any]:
     Tasks with demonstrations do not fit into the short context of these models: they are left out, with that reason.
     """
     scores: dict[str, Any] = {}
+    if not config.eval_items:
+        return scores
     for name in (*PAPER_TASKS, "openbookqa", "blimp"):
         if find_task(name).paper_shots:
             scores[name] = {"reason": f"{find_task(name).paper_shots}-shot prompts exceed {model.cfg.max_len} tokens"}
