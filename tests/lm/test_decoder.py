@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tenfold.lm.decoder import Decoder, DecoderConfig, segment_positions
+from tenfold.lm.decoder import Decoder, DecoderConfig, attention_mask, segment_positions
 from tenfold.nn.moe import MoE, MoEConfig
 
 SMALL = DecoderConfig(vocab_size=61, dim=24, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=40, max_len=32)
@@ -133,6 +133,25 @@ def test_padding_changes_nothing(cfg: DecoderConfig, side: str) -> None:
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(logits[0], model(ids[:1])[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits[1, real], model(ids[1:, real])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_padding_has_no_part_in_the_balance_of_the_experts() -> None:
+    model, ids = decoder(SPARSE), tokens(1, 10)
+    model(ids[:, :6])
+    alone = model.layers[1].mlp.last.aux_loss
+    mask = torch.arange(10).unsqueeze(0) < 6
+    model(ids, mask=mask)
+    torch.testing.assert_close(model.layers[1].mlp.last.aux_loss, alone)
+    model(ids)
+    assert (model.layers[1].mlp.last.aux_loss - alone).abs() > 1e-5
+
+
+def test_padding_queries_keep_themselves() -> None:
+    mask = torch.tensor([[False, False, True, True]])
+    allowed = attention_mask(mask, 1, 4, None, mask.device)
+    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert allowed is not None
+    assert allowed[0, 0].int().tolist() == expected
 
 
 def test_full_masks_of_three_and_four_axes() -> None:

@@ -29,6 +29,7 @@ OURS = {
     "shared": dataclasses.replace(
         BASE, moe=MoEConfig(16, 12, num_experts=4, bias=True, shared_hidden=8, shared_gate=True, router="topk_bias")
     ),
+    "capacity": dataclasses.replace(BASE, qk_norm=False, moe=MoEConfig(16, 12), moe_every=1, moe_offset=0),
     "post": dataclasses.replace(BASE, qk_norm_position="post_rope", rope_layout="interleaved", dropout=0.1),
 }
 

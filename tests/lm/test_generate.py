@@ -66,9 +66,13 @@ def test_rows_of_unequal_length_continue_as_if_alone(cuts: list[int]) -> None:
 @pytest.mark.parametrize("cfg", [CFG, SPARSE], ids=["dense", "sparse"])
 def test_greedy_equals_uncached_and_batches_equal_rows_alone(cfg: DecoderConfig) -> None:
     model, rows = decoder(cfg), prompts(3, 11, 7)
-    together = generate(model, rows, max_new_tokens=10, temperature=0).ids
-    for row, tokens in zip(rows, together, strict=True):
-        assert tokens == generate(model, [row], max_new_tokens=10, temperature=0).ids[0]
+    together = generate(model, rows, max_new_tokens=10, temperature=0, logprobs=True)
+    assert together.logprobs is not None
+    for row, tokens, logs in zip(rows, together.ids, together.logprobs, strict=True):
+        alone = generate(model, [row], max_new_tokens=10, temperature=0, logprobs=True)
+        assert tokens == alone.ids[0]
+        assert alone.logprobs is not None
+        torch.testing.assert_close(torch.tensor(logs), torch.tensor(alone.logprobs[0]), rtol=1e-5, atol=1e-5)
         if cfg.moe is None:
             assert tokens == uncached_greedy(model, row, 10)
 

@@ -39,11 +39,11 @@ def load_balance_terms(counts_NE: Tensor, probs_NE: Tensor, tokens_N: Tensor, ch
     Args:
         counts_NE: choices of each expert before capacity; Σ_e = tokens·choices.
         probs_NE: sums of the router's probabilities over the group's tokens.
-        tokens_N: tokens of each group.
+        tokens_N: tokens of each group, of the dtype of probs.
         choices: choices counted per token.
     Source: Shazeer et al. 2017; Fedus et al. 2021 (arXiv 2101.03961), Eq. 4–6.
     """
-    tokens_N1 = tokens_N.to(probs_NE.dtype).clamp_min(1)[:, None]
+    tokens_N1 = tokens_N.clamp_min(1)[:, None]
     share_NE = counts_NE.to(probs_NE.dtype) / (tokens_N1 * choices)
     return counts_NE.shape[1] * (share_NE * (probs_NE / tokens_N1)).sum(-1)
 
@@ -85,18 +85,17 @@ def aux_losses(
     z_T = torch.logsumexp(logits, -1).square()
     counted = indices[:, :1] if config.router in ("top1", "top2") else indices
     balance = _span(probs, counted, groups, valid, weight_T)
-    count = balance[2].sum().to(logits.dtype)
-    parts = [(z_T if weight_T is None else z_T * weight_T).sum()[None], count[None]]
+    parts = [torch.stack([(z_T if weight_T is None else z_T * weight_T).sum(), balance[2].sum()])]
     if config.dropless:
         parts += [balance[0][0].to(logits.dtype), balance[1][0]]
     else:
         parts += [_mean_parts(*balance, counted.shape[1])]
     if config.sequence_weight:
         parts += [_mean_parts(*_span(probs, indices, sequences, valid, weight_T), indices.shape[1])]
-    sums = torch.cat(parts)
     if all_sum is not None:
-        sums = all_sum(sums)
-    return _finish(sums, config, num_experts, counted.shape[1])
+        # One message for all of them.
+        parts = list(all_sum(torch.cat(parts)).split([part.numel() for part in parts]))
+    return _finish(parts, config, counted.shape[1])
 
 
 def _span(
@@ -107,9 +106,9 @@ def _span(
     counts_NE = choice_counts(counted, num_experts, groups, valid)
     weighed = probs if weight_T is None else probs * weight_T[:, None]
     if valid is None:
-        tokens_N = torch.full((groups,), tokens // groups, device=probs.device)
+        tokens_N = probs.new_full((groups,), tokens // groups)
     else:
-        tokens_N = valid.view(groups, -1).sum(-1)
+        tokens_N = valid.view(groups, -1).sum(-1).to(probs.dtype)
     return counts_NE, weighed.view(groups, -1, num_experts).sum(1), tokens_N
 
 
@@ -119,15 +118,12 @@ def _mean_parts(counts_NE: Tensor, probs_NE: Tensor, tokens_N: Tensor, choices: 
     return torch.stack([terms_N.sum(), (tokens_N > 0).sum().to(terms_N.dtype)])
 
 
-def _finish(sums: Tensor, config: MoEConfig, num_experts: int, choices: int) -> AuxLosses:
-    z = sums[0] / sums[1].clamp_min(1)
-    at = 2
+def _finish(parts: list[Tensor], config: MoEConfig, choices: int) -> AuxLosses:
+    z_sum, tokens = parts[0].unbind()
+    z = z_sum / tokens.clamp_min(1)
     if config.dropless:
-        counts, probs = sums[at : at + num_experts], sums[at + num_experts : at + 2 * num_experts]
-        balance = load_balance_terms(counts[None], probs[None], sums[1][None], choices)[0]
-        at += 2 * num_experts
+        balance = load_balance_terms(parts[1][None], parts[2][None], tokens[None], choices)[0]
     else:
-        balance = sums[at] / sums[at + 1].clamp_min(1)
-        at += 2
-    sequence = sums[at] / sums[at + 1].clamp_min(1) if config.sequence_weight else torch.zeros_like(z)
+        balance = parts[1][0] / parts[1][1].clamp_min(1)
+    sequence = parts[-1][0] / parts[-1][1].clamp_min(1) if config.sequence_weight else torch.zeros_like(z)
     return AuxLosses(balance, z, sequence)

@@ -144,7 +144,7 @@ class Config:
         seeds: one training run of every model each; the same order of the text for all families of a seed.
         protocols: "seconds" (each model trains for the dense model's seconds), "tokens" (for its tokens).
         eval_items: items of each evaluation task, at the largest width; 0 leaves the tasks out.
-        workers: processes that train models side by side, each on one thread (1 under torchrun).
+        workers: processes that train models side by side, each on one thread; one model at a time with a mesh.
         precision: "fp32", or "bf16" for forward and backward in bfloat16.
         load_balance: weight of the load-balance loss.
         capacity: capacity factor of the experts; 0 is dropless.
@@ -192,6 +192,11 @@ class Config:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least {least}")
         if self.capacity < 0 or self.load_balance < 0:
             raise ValueError("capacity, load_balance: need 0 or more")
+
+    @property
+    def side_by_side(self) -> int:
+        """Models that train at a time: one where its mesh takes several processes."""
+        return 1 if self.mesh.data * self.mesh.expert * self.mesh.model > 1 else self.workers
 
     def decoder(self, family_name: str, width: int, vocabulary: int) -> DecoderConfig:
         """The decoder of one family at one width: RoPE, SwiGLU, RMSNorm; the first layer is always dense."""

@@ -45,7 +45,7 @@ def measure_step_times(config: Config, run: Run) -> dict[int, dict[str, float]]:
     found = run_jobs(
         time_steps,
         [(config, width) for width in missing],
-        workers=config.workers,
+        workers=config.side_by_side,
         expected_seconds=expected,
         title="step times",
     )
@@ -114,7 +114,7 @@ def _train(config: Config, run: Run, jobs: list[Job]) -> dict[str, dict[str, Any
     rows = run_jobs(
         train_one,
         [(config, str(run.path), job) for job in jobs],
-        workers=config.workers,
+        workers=config.side_by_side,
         expected_seconds=sum(job.expected_s for job in jobs),
         title="training",
     )

@@ -13,15 +13,17 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tenfold.core import checkpoint
 from tenfold.core.fit import Every, TrainState, fit, train_step
-from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, shard
+from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main, maximum, shard
 from tenfold.core.optim import Schedule, adamw
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
+from tenfold.lm.parallel import parallelize_decoder
 from tenfold.lm.score import evaluate
 from tenfold.lm.steptime import StepMeter
 from tenfold.lm.tasks import PAPER_TASKS, NotAvailable, find_task
 from tenfold.nn.moe import collect_aux
+from tenfold.nn.moe_parallel import gather_state, load_full_state
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 from tenfold.recipes.moe_vs_dense.jobs import advance
 from tenfold.recipes.moe_vs_dense.text import Text, load_text
@@ -74,8 +76,6 @@ def build_state(
     model = Decoder(config.decoder(family, width, text.tokenizer.vocab_size), torch.Generator().manual_seed(seed))
     model.to(device_type())
     if mesh is not None:
-        from tenfold.lm.parallel import parallelize_decoder  # LATER top
-
         shard(model, mesh, parallelize_decoder)
     rank, world = batch_coordinate(mesh)
     scale = min(1.0, config.optimizer.reference_width / width)
@@ -109,7 +109,9 @@ def time_steps(config: Config, width: int) -> dict[str, float]:
         steps[family] = step
     meter = StepMeter(clock=CLOCKS[config.budget.clock])
     measured = meter.measure_interleaved(steps, config.budget.timing_steps, config.data.step_tokens)
-    return {family: figures["median"] for family, figures in measured.items()}
+    medians = torch.tensor([figures["median"] for figures in measured.values()], dtype=torch.float64)
+    slowest = maximum(medians.to(device_type()), mesh).tolist()  # all ranks must plan the same number of steps
+    return dict(zip(measured, slowest, strict=True))
 
 
 def device_mesh(config: Config) -> DeviceMesh | None:
@@ -145,14 +147,14 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
         mesh=mesh,
         every=Every(log=max(1, job.steps // 50), save=config.save_every),
         after_step=lambda _: advance(job.step_s),
-        progress=config.workers == 1,
+        progress=config.side_by_side == 1,
         clock=CLOCKS[config.budget.clock],
     )
-    model = state.model
-    assert isinstance(model, Decoder)
-    folder = run.path / "models" / job.name
-    model.save_pretrained(folder)
-    text.tokenizer.save(folder)
+    model = whole_model(config, job, state, text)
+    if is_main():
+        folder = run.path / "models" / job.name
+        model.save_pretrained(folder)
+        text.tokenizer.save(folder)
     row = {
         **asdict(job),
         "name": job.name,
@@ -165,6 +167,13 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
     }
     run.save_stage(job.name, row)
     return row
+
+
+def whole_model(config: Config, job: Job, state: TrainState, text: Text) -> Decoder:
+    """The trained model in one piece on every rank."""
+    model = Decoder(config.decoder(job.family, job.width, text.tokenizer.vocab_size), torch.Generator())
+    load_full_state(model, gather_state(state.model))
+    return model.to(device_type())
 
 
 @torch.no_grad()
