@@ -241,7 +241,8 @@ class OneHotExpertChoice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         m = self.moe
-        assert m.b0 is not None and m.b2 is not None
+        assert m.b0 is not None
+        assert m.b2 is not None
         scores = (x @ m.gate_weight).softmax(-1).transpose(1, 2)
         gate, index = scores.topk(x.shape[1] * 2 // scores.shape[1], -1)
         permutation = F.one_hot(index, x.shape[1]).to(x.dtype)
@@ -306,7 +307,7 @@ def figures(rows: list[Row], threads: int) -> dict[str, object]:
     """The rows as `benchmarks/run.py` reads them."""
     section = {
         "title": f"Mixture-of-experts layer, {threads} thread{'s' if threads > 1 else ''}",
-        "what": f"Forward and backward, fp32, {TOKENS} tokens, M {DIM}, H {HIDDEN}, k {TOP_K}, where a line names no other.",
+        "what": f"Forward and backward, fp32; {TOKENS} tokens, M {DIM}, H {HIDDEN}, k {TOP_K} if a line says no other.",
         "machine": f"{platform.machine()}, {threads} threads, torch {torch.__version__}",
         "rows": [
             {

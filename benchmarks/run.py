@@ -33,7 +33,9 @@ def section(figures: dict) -> str:
     lines += ["| what | measured | bar | met | note |", "|---|---|---|---|---|"]
     for row in figures["rows"]:
         met = {True: "yes", False: "**no**", None: ""}[row.get("met")]
-        lines.append(f"| {row['name']} | {row['ratio']:.2f} | {row.get('bar') or ''} | {met} | {row.get('note') or ''} |")
+        lines.append(
+            f"| {row['name']} | {row['ratio']:.2f} | {row.get('bar') or ''} | {met} | {row.get('note') or ''} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -58,7 +58,10 @@ def train(config: Config, run: Run) -> Result:
         fit(state, squared_error, steps=config.steps, run=run, name=f"seed{seed}")
         losses.append(squared_error(model, data)[0].item())
         variances.append(data["y"].var().item())
-    run.table("losses", [{"seed": s, "loss": a, "constant": b} for s, a, b in zip(config.seeds, losses, variances, strict=True)])
+    run.table(
+        "losses",
+        [{"seed": s, "loss": a, "constant": b} for s, a, b in zip(config.seeds, losses, variances, strict=True)],
+    )
     several = len(config.seeds) > 1
     interval = paired_t([a - b for a, b in zip(losses, variances, strict=True)]) if several else None
     run.claim(

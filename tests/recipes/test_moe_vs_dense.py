@@ -27,7 +27,24 @@ from tenfold.recipes.moe_vs_dense.findings import make_claims, step_time_at_loss
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of 4000 words in a fixed random order."""
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "dog", "run", "far", "away", "from", "home"]
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "one",
+        "more",
+        "dog",
+        "run",
+        "far",
+        "away",
+        "from",
+        "home",
+    ]
     path = tmp_path / "words.txt"
     path.write_text(" ".join(random.Random(0).choices(words, k=4000)))
     return path
@@ -99,7 +116,9 @@ def test_steps_are_the_budget_over_the_step_time(config: Config) -> None:
     assert dense_parameters(config, 16, 280) == params
     dense = jobs["dense-16-seconds-seed0"]
     assert dense.steps == 20 * params // 64
-    assert jobs["moe-half-16-seconds-seed0"].steps == int(dense.steps * 0.8 + 1e-9)  # 1.25 times the step, 0.8 of the steps
+    assert jobs["moe-half-16-seconds-seed0"].steps == int(
+        dense.steps * 0.8 + 1e-9
+    )  # 1.25 times the step, 0.8 of the steps
     assert jobs["moe-half-16-tokens-seed0"].steps == dense.steps
     assert jobs["moe-top1-16-seconds-seed0"].steps == dense.steps
     assert "dense-16-tokens-seed0" not in jobs  # one run serves both protocols
@@ -196,9 +215,23 @@ def test_two_processes_train_the_model_of_one(config: Config, tmp_path: Path) ->
     options += ["--eval-items", "0", "--workers", "1"]
     losses = []
     for count, mesh in ((1, []), (2, ["--mesh.expert", "2"])):
-        launcher = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] * (count > 1))
-        command = [*launcher, "tenfold", "moe-vs-dense", "train", "tiny", "--runs-dir", str(tmp_path / f"r{count}"), *options, *mesh]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        launcher = [sys.executable, "-m"] + (
+            ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] * (count > 1)
+        )
+        command = [
+            *launcher,
+            "tenfold",
+            "moe-vs-dense",
+            "train",
+            "tiny",
+            "--runs-dir",
+            str(tmp_path / f"r{count}"),
+            *options,
+            *mesh,
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         (folder,) = (tmp_path / f"r{count}" / "moe-vs-dense").iterdir()
         losses.append(Run.open(folder).load_stage("moe-half-16-tokens-seed0")["loss"])

@@ -214,3 +214,14 @@ def test_evaluation_sees_every_target_once_in_order(length: int) -> None:
     assert inputs[kept].tolist() == list(range(length - 1))
     with pytest.raises(UserError, match="got 1 tokens to evaluate on"):
         list(evaluation_batches(ids[:1], 5, 2))
+
+
+def test_ranks_share_each_batch_between_them() -> None:
+    ids = np.arange(1, 200, dtype=np.uint16)
+    whole = iter(TokenWindows(ids, 8, 4, seed=3))
+    parts = [iter(TokenWindows(ids, 8, 4, seed=3, rank=rank, world=2)) for rank in range(2)]
+    for _ in range(8):  # beyond the end of the epoch
+        batch = next(whole)
+        assert torch.equal(torch.cat([next(part)["ids"] for part in parts]), batch["ids"])
+    with pytest.raises(ValueError, match="batch_size: got 3"):
+        TokenWindows(ids, 8, 3, rank=0, world=2)

@@ -35,12 +35,8 @@ _BITS = {
         "8D~})djMAcw)(2+bI8kX<Ui~v}uKmIw#jlRK&K$Qau~n@mi)HL%5WFmbS*vQV?nv9$jg4mdjhuQTj(C1wNix69@~+?Wtj8|C>a0ARTOX"
         "0KT^IGHl5Li?voW`>cil*XOKu_o)rtqL5tEJBTY?U$$zAAU?K0l?GWcTnGc|ZIZ5sZt|Me4274COy-FvUB<spV5KW+|s>;"
     ),
-    "openbookqa": (
-        "c-jF!0KorobI-j0zrWho`*ps$S9|{Ym&CKN_ie4Y|E%xabMN23XZ-$n;TN0V&-CwJxBvesJMZTBz@6F4a(Mnf-w(5?ET#"
-    ),
-    "copa": (
-        "c-qT6oP6%>KJCT*TkHNX0RT5D2bT"
-    ),
+    "openbookqa": ("c-jF!0KorobI-j0zrWho`*ps$S9|{Ym&CKN_ie4Y|E%xabMN23XZ-$n;TN0V&-CwJxBvesJMZTBz@6F4a(Mnf-w(5?ET#"),
+    "copa": ("c-qT6oP6%>KJCT*TkHNX0RT5D2bT"),
     "winogrande": (
         "c-jG<0AT-kyHB3mzKHxcUVi7j`x~RVv`_c-`ycktm;3(6c%J{C{iLZb)UW44+nfJm-rwg~>bI@;M3xVsefNIZ53M_Ke&dpl)|*vntLH-"
         ";tZ}!aaC+97x3}!~`tO@O9kImsp4pK<x6L|hN_+U832j|h_y4?HzS(2zll$heTlj=SVdMDZzwfMnUjExX*ED|LxxRgK&vPZq^Mh`@{s7"
@@ -133,18 +129,48 @@ BLIMP_FILES = {
     "animate_subject_trans": ("a7bffeda200f648c33dd215d91d8f5756fcd1e3f410bab467f1ed9235f215850", 433098),
     "causative": ("2e1006cc24094a3049586888105b22181d77e09e11dea65a326b49977bb366f1", 317162),
     "complex_NP_island": ("1c92472731dd9a21eb222d64bee756042a3763c3797b5283d5b84ab8e3cbb74c", 392362),
-    "coordinate_structure_constraint_complex_left_branch": ("47e0e04efeb320449a8eb2ac722b895041a8609580fec2880dbc719f50fba194", 571696),
-    "coordinate_structure_constraint_object_extraction": ("d01c27a7a893f3ec071a7913efa504d297671d86a987f26ddb565de914db2fd7", 366045),
+    "coordinate_structure_constraint_complex_left_branch": (
+        "47e0e04efeb320449a8eb2ac722b895041a8609580fec2880dbc719f50fba194",
+        571696,
+    ),
+    "coordinate_structure_constraint_object_extraction": (
+        "d01c27a7a893f3ec071a7913efa504d297671d86a987f26ddb565de914db2fd7",
+        366045,
+    ),
     "determiner_noun_agreement_1": ("f48065fd760d0fd1a895012860d38bdf3c2ac115cd221e521684cc430c0f1855", 468642),
     "determiner_noun_agreement_2": ("8ae7eff7c7bd384ff5ef3113984834f4d78b34559203aa9d5cb14ea8394291a9", 488856),
-    "determiner_noun_agreement_irregular_1": ("4f350e88db9e29e53ae96f1f0b5991c7809fd4fd403190907330b721e1e6e264", 474932),
-    "determiner_noun_agreement_irregular_2": ("d688af0ccd0614d24a936e0929276784f37554f3ad3e247c3bade8dcaa9099df", 490854),
-    "determiner_noun_agreement_with_adj_2": ("8d2828d7dfbfc3f7191024514060fedb033ea2e232304f63448c33051a85d2b3", 526806),
-    "determiner_noun_agreement_with_adj_irregular_1": ("1f4c6e42a48f4220afec629679641479feac3883cd7fa346d9e9e129cd7e8f55", 499664),
-    "determiner_noun_agreement_with_adj_irregular_2": ("aa3f297a7ce0c03b5fc00458834f89e54eb855973be098497f766a390b4bc669", 528528),
-    "determiner_noun_agreement_with_adjective_1": ("2c3de4e7b7aea499fb7cf1b23b9c3b63662289880f991b9ffabe5ceb94cf7430", 504676),
-    "distractor_agreement_relational_noun": ("37c1553f4c6594b162256edce0f6b40bad1898b311c8aaa69605b526b6494a34", 525650),
-    "distractor_agreement_relative_clause": ("854728b6db8f23f12583f7332b654835351eaedb50783e6f2a3bf6c101b8c422", 564770),
+    "determiner_noun_agreement_irregular_1": (
+        "4f350e88db9e29e53ae96f1f0b5991c7809fd4fd403190907330b721e1e6e264",
+        474932,
+    ),
+    "determiner_noun_agreement_irregular_2": (
+        "d688af0ccd0614d24a936e0929276784f37554f3ad3e247c3bade8dcaa9099df",
+        490854,
+    ),
+    "determiner_noun_agreement_with_adj_2": (
+        "8d2828d7dfbfc3f7191024514060fedb033ea2e232304f63448c33051a85d2b3",
+        526806,
+    ),
+    "determiner_noun_agreement_with_adj_irregular_1": (
+        "1f4c6e42a48f4220afec629679641479feac3883cd7fa346d9e9e129cd7e8f55",
+        499664,
+    ),
+    "determiner_noun_agreement_with_adj_irregular_2": (
+        "aa3f297a7ce0c03b5fc00458834f89e54eb855973be098497f766a390b4bc669",
+        528528,
+    ),
+    "determiner_noun_agreement_with_adjective_1": (
+        "2c3de4e7b7aea499fb7cf1b23b9c3b63662289880f991b9ffabe5ceb94cf7430",
+        504676,
+    ),
+    "distractor_agreement_relational_noun": (
+        "37c1553f4c6594b162256edce0f6b40bad1898b311c8aaa69605b526b6494a34",
+        525650,
+    ),
+    "distractor_agreement_relative_clause": (
+        "854728b6db8f23f12583f7332b654835351eaedb50783e6f2a3bf6c101b8c422",
+        564770,
+    ),
     "drop_argument": ("e262339a262a57a8f56dc41941ee1dc32c62eb97054b27d33cd8c356a6e62064", 304196),
     "ellipsis_n_bar_1": ("3cc0bcf91631a4476ce573ea9dbf9627d52efbe071c26019e2c2448b68769d09", 411980),
     "ellipsis_n_bar_2": ("3dfc2b378ea4867186917ec9cce5ce927e4d3bb6addf018bc31b870dd2aa8474", 427551),
@@ -155,13 +181,25 @@ BLIMP_FILES = {
     "expletive_it_object_raising": ("15ed3a52c978ecfe5eda7f64b0304b5bd133439cccb2c97fde20834f39874c93", 587648),
     "inchoative": ("d9389a7130ca84c6f920c9d892cc60c1b20f378d28e7041b1c53ae589fc84f1d", 298709),
     "intransitive": ("9af9f3f30c891cd21623922b62fd97685552b4ae94a6cfd5617a5f0cb0f731b3", 305487),
-    "irregular_past_participle_adjectives": ("5e490be0723989499391ac14d11b3bb6677f4b470514486b2db3fbfe76d56b3c", 444520),
+    "irregular_past_participle_adjectives": (
+        "5e490be0723989499391ac14d11b3bb6677f4b470514486b2db3fbfe76d56b3c",
+        444520,
+    ),
     "irregular_past_participle_verbs": ("75a990117c1a403d3b479e0fbe170f6919c2408def738ffcea8c62b49b70a555", 420119),
-    "irregular_plural_subject_verb_agreement_1": ("0066174143671bffa54232d89254d14221afab666273edfefdfb625fbb75e226", 460705),
-    "irregular_plural_subject_verb_agreement_2": ("9b22db814e7b7251f4abafe8beb9616f2f46eaa58f7cdb701cbc737cc8f1a124", 453376),
+    "irregular_plural_subject_verb_agreement_1": (
+        "0066174143671bffa54232d89254d14221afab666273edfefdfb625fbb75e226",
+        460705,
+    ),
+    "irregular_plural_subject_verb_agreement_2": (
+        "9b22db814e7b7251f4abafe8beb9616f2f46eaa58f7cdb701cbc737cc8f1a124",
+        453376,
+    ),
     "left_branch_island_echo_question": ("7dadbe3c5a5ceadb78b9408807ac88230ddd748abfe8de8121f064e2bce94ad8", 482617),
     "left_branch_island_simple_question": ("e2a64b8a1b7b8d94f931018cf9325836e9c79953a01379233da255eac5e8cd71", 343450),
-    "matrix_question_npi_licensor_present": ("657c9d6e6d50a9cd651881fcbc57cef2fd998611f6f53158ed05e48822fcd2b5", 457806),
+    "matrix_question_npi_licensor_present": (
+        "657c9d6e6d50a9cd651881fcbc57cef2fd998611f6f53158ed05e48822fcd2b5",
+        457806,
+    ),
     "npi_present_1": ("9aa85dc5c2b0d85ea51f21db50d6d327ab5b45d1669e386d54b1360d3ac954af", 438013),
     "npi_present_2": ("52fcfa230a40ae27998273cc08ecd062aad17025c92389df3404a85ed519909b", 422136),
     "only_npi_licensor_present": ("475c6595187a32e4dcfb868d3db90394e89669a94a9312ebd60f88dad1665f1c", 459170),
@@ -175,9 +213,18 @@ BLIMP_FILES = {
     "principle_A_domain_2": ("9d14e5ae911fb8ddf571484ef2d6a6e6a053765c1c6d34253aec2c11f7d7306a", 493189),
     "principle_A_domain_3": ("a0d66b9d8541ab1df08f629161c6c4e8bca3aa2693eaa342edd2097e6b579bdd", 513886),
     "principle_A_reconstruction": ("65dc403c4d6e9a609f2c4cc2ec6c8baa05cf6fce89b920a816b0d9932204b2a3", 345494),
-    "regular_plural_subject_verb_agreement_1": ("1a18d94062c8e792c0a200a3b00dff0e051a92bb084c05e9b5e5c73bee32a620", 451850),
-    "regular_plural_subject_verb_agreement_2": ("e5b4668811e63b00ac4c9569cb9553281a39c21df43256905ad78e59ae24942c", 456477),
-    "sentential_negation_npi_licensor_present": ("c43405aca13ba4aa6ad87f9b051e4ba5fc458f24e683cfe0af23e6e09ec7268b", 490996),
+    "regular_plural_subject_verb_agreement_1": (
+        "1a18d94062c8e792c0a200a3b00dff0e051a92bb084c05e9b5e5c73bee32a620",
+        451850,
+    ),
+    "regular_plural_subject_verb_agreement_2": (
+        "e5b4668811e63b00ac4c9569cb9553281a39c21df43256905ad78e59ae24942c",
+        456477,
+    ),
+    "sentential_negation_npi_licensor_present": (
+        "c43405aca13ba4aa6ad87f9b051e4ba5fc458f24e683cfe0af23e6e09ec7268b",
+        490996,
+    ),
     "sentential_negation_npi_scope": ("6c341ccc39c94bea45c0412986751bf2f6eca48626728e30e23d2b6a22c8b949", 614930),
     "sentential_subject_island": ("a286b67cc5912aafeb06750b38923abf3338786ffa4309e0a6a07b1dbe2444bd", 365822),
     "superlative_quantifiers_1": ("bebc5c5ff28cf226cc35293c60cde1fcf7565a7b58cb219d01ac8908b952a497", 381189),
@@ -188,7 +235,10 @@ BLIMP_FILES = {
     "wh_island": ("77824ca8c0008fb7a204e785ca2dcee1b2803f666bb545bd95cb8a51e04f1a4c", 448630),
     "wh_questions_object_gap": ("685c74eb8c199f30a24bba1bfabf9d9dff7962a64430e62b9b5f61d5369241ff", 387435),
     "wh_questions_subject_gap": ("3c33e4efc7182824211ff3288694cf010f4ce84f85c8df67410d784139c722b3", 389983),
-    "wh_questions_subject_gap_long_distance": ("985bae202dbc5566b9b5c51bd77dd9d1dbcd87e0f38e008c34a11d7aa07db788", 462660),
+    "wh_questions_subject_gap_long_distance": (
+        "985bae202dbc5566b9b5c51bd77dd9d1dbcd87e0f38e008c34a11d7aa07db788",
+        462660,
+    ),
     "wh_vs_that_no_gap": ("6a25d0d1499e9f522696a62ce9dba8c49f58c5446fddc6d852bf562d1016163c", 383262),
     "wh_vs_that_no_gap_long_distance": ("968faf59602a67f9cfd7c2e91a314a3f7342fd5daf41c21cadd25288fc85fdcf", 441429),
     "wh_vs_that_with_gap": ("56f1ca988a8ca368234f12359792c414fdfec2891154e3f8ce6404da1d3f3212", 367776),

@@ -247,13 +247,14 @@ class _Sampler:
         """One token a row, (B,) int64; `rows` says which streams the rows of the batch draw from."""
         if self.temperature == 0:
             return logits_BV.argmax(-1)
-        probs_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p).double().softmax(-1)
+        # On the CPU: some accelerators have no float64, and a seed then draws the same tokens everywhere.
+        probs_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p).cpu().double().softmax(-1)
         point = torch.stack([torch.rand((), generator=self.generators[row], dtype=torch.float64) for row in rows])
         mass_BV = probs_BV.cumsum(-1)
         # Inverse transform: the first token whose cumulated mass exceeds the point; a token of mass 0 is never that.
-        point = point.to(mass_BV.device).unsqueeze(1) * mass_BV[:, -1:]
+        point = point.unsqueeze(1) * mass_BV[:, -1:]
         chosen = torch.searchsorted(mass_BV, point, right=True).squeeze(1)
-        return chosen.clamp_(max=logits_BV.shape[-1] - 1)
+        return chosen.clamp_(max=logits_BV.shape[-1] - 1).to(logits_BV.device)
 
 
 def _prompts(ids: Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> list[list[int]]:

@@ -123,7 +123,8 @@ def _one_expert(x: Tensor, weights: ExpertWeights, parts: tuple[Tensor | None, .
     def project(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return x @ w if b is None else x @ w + b
 
-    assert w0 is not None and w2 is not None
+    assert w0 is not None
+    assert w2 is not None
     up = None if w1 is None else project(x, w1, b1)
     return project(activate(weights.activation, project(x, w0, b0), up), w2, b2)
 

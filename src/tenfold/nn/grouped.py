@@ -153,9 +153,7 @@ class _ProjectPair(torch.autograd.Function):
     """Two projections of the same rows; their input gradients are summed inside the products."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, other: Tensor, offsets: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, other: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, weight, other, offsets)
         return _product(x, weight, offsets), _product(x, other, offsets)
 

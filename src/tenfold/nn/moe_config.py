@@ -25,7 +25,7 @@ class MoEConfig:
             instead of a loss), `expert_choice` (experts pick tokens), `race` (the k·S best token-expert pairs of a
             group), `random` (expert choice with a frozen random router: the control experiment).
         capacity_factor: room of an expert relative to S/E tokens, k included ("total" convention). "auto" is k for
-            token choice (1.0 with "per_choice", the same room) and 2.0 for expert choice. None: `expert_capacity` alone.
+            token choice (1.0 with "per_choice", the same room) and 2.0 for expert choice; None is `expert_capacity`.
         eval_capacity_factor: the same in eval mode; None is as in training.
         expert_capacity: smallest room of an expert in tokens; a floor, never a ceiling, where a factor is set.
         capacity_convention: "total": S·factor/E (AXLearn). "per_choice": k·S·factor/E, rounded up (Switch, Megatron).
@@ -50,7 +50,8 @@ class MoEConfig:
             `aux_loss`.
         shared_hidden: hidden width of a dense expert that every token takes; 0 is none.
         shared_gate: the shared expert is multiplied by sigmoid(x·w).
-        deterministic: sums over a token's experts in a fixed order on every device.
+        deterministic: results do not depend on the order of atomic additions on any device; refuses the one backend
+            that would, "loop".
         backend: "grouped" (ragged matrix products), "padded" (batched products), "loop" (an expert at a time),
             "einsum" (one-hot dispatch, the reference), "auto" (the fastest for the shape).
     """
@@ -106,7 +107,11 @@ class MoEConfig:
         if self.shared_gate and not self.shared_hidden:
             raise ValueError("shared_gate: got True, need shared_hidden > 0 for a gate to act on")
         if self.group_size is not None and (self.groups, self.outer) != (1, 1):
-            raise ValueError(f"group_size: got {self.group_size} beside groups={self.groups}, outer={self.outer}; set one")
+            raise ValueError(
+                f"group_size: got {self.group_size} beside groups={self.groups}, outer={self.outer}; set one"
+            )
+        if self.deterministic and self.backend == "loop":
+            raise ValueError("deterministic: got True with backend 'loop', which adds in any order on accelerators")
         self._check_k()
         self._check_capacity()
 
@@ -134,7 +139,9 @@ class MoEConfig:
         fixed = {"top1": 1, "top2": 2}.get(self.router)
         if fixed is not None:
             if self.top_k not in (fixed, 2):
-                raise ValueError(f"top_k: got {self.top_k} with router {self.router!r}, need {fixed}; see router 'topk'")
+                raise ValueError(
+                    f"top_k: got {self.top_k} with router {self.router!r}, need {fixed}; see router 'topk'"
+                )
             object.__setattr__(self, "top_k", fixed)
         if self.router not in ("expert_choice", "random") and self.top_k > self.num_experts:
             raise ValueError(f"top_k: got {self.top_k}, need 1..{self.num_experts} (num_experts)")

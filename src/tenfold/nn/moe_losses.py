@@ -75,7 +75,7 @@ def aux_losses(
     Source: load balance as in Fedus et al. 2021, Eq. 4; z-loss: Zoph et al. 2022 (ST-MoE, arXiv 2202.08906), Eq. 5;
         sequence-wise: DeepSeek-V3 (arXiv 2412.19437), Eq. 17–20.
     """
-    tokens, num_experts = logits.shape
+    tokens = logits.shape[0]
     if tokens == 0:
         zero = logits.sum() + probs.sum()
         return AuxLosses(zero, zero, zero)

@@ -62,9 +62,9 @@ def router_logits(x_TM: Tensor, gate_weight: Tensor, logit_cap: float = 0.0) -> 
 
 
 def top_choices(values_TE: Tensor, k: int) -> Tensor:
-    """Indices [T, k] of the k largest values, largest first; ties go to the lowest index (`torch.topk` does not say)."""
+    """Indices [T, k] of the k largest values, largest first; ties go to the lowest index, unlike `torch.topk`."""
     values = values_TE.detach()
-    # Passes of max, which promises the first of equals, beat the sort of whole rows while k is small (64 experts, k 2, CPU: 7x).
+    # Passes of max, which promises the first of equals, beat sorting whole rows while k is small (CPU, 64 experts: 7x).
     if k > 4:
         return torch.sort(values, dim=-1, descending=True, stable=True).indices[:, :k]
     chosen = []

@@ -57,12 +57,16 @@ def layer_table(tokens: int, dim: int, hidden: int, experts: int, top_k: int, re
     x = torch.randn(1, tokens, dim, generator=generator).to(device_type()).requires_grad_()
     layers: dict[str, nn.Module] = {"dense": FeedForward(dim, top_k * hidden, generator=generator)}
     for backend in ("auto", "grouped", "padded", "loop"):
-        cfg = MoEConfig(dim=dim, hidden=hidden, num_experts=experts, top_k=top_k, router="topk", dropless=True, backend=backend)
+        cfg = MoEConfig(
+            dim=dim, hidden=hidden, num_experts=experts, top_k=top_k, router="topk", dropless=True, backend=backend
+        )
         layers[backend] = MoE(cfg)
     for layer in layers.values():
         layer.to(device_type())
     timings = interleaved({name: _forward_backward(layer, x) for name, layer in layers.items()}, repeats)
-    table = Table(title=f"{experts} experts, top-{top_k}, {tokens} tokens, {dim} x {hidden}, {torch.get_num_threads()} threads")
+    table = Table(
+        title=f"{experts} experts, top-{top_k}, {tokens} tokens, {dim} x {hidden}, {torch.get_num_threads()} threads"
+    )
     table.add_column("backend")
     table.add_column("ms", justify="right")
     table.add_column("/ dense", justify="right")
@@ -94,10 +98,14 @@ def step_table(repeats: int) -> Table:
         flops[family] = 3 * state.model.flops_per_token(config.data.sequence) * config.data.step_tokens
     timings = interleaved(steps, repeats)
     peak = measure_peak(device_type())
-    table = Table(title=f"training step at width 64; peak {peak / 1e9:.0f} GFLOP/s in fp32, {torch.get_num_threads()} threads")
+    table = Table(
+        title=f"training step at width 64; peak {peak / 1e9:.0f} GFLOP/s in fp32, {torch.get_num_threads()} threads"
+    )
     for column in ("family", "ms", "/ dense", "share of peak"):
         table.add_column(column, justify="left" if column == "family" else "right")
     for name, timing in timings.items():
         share = flops[name] / timing.median / peak
-        table.add_row(FAMILIES[name].label, f"{1e3 * timing.median:.1f}", f"{ratio(timings, name, 'dense'):.2f}", f"{share:.1%}")
+        table.add_row(
+            FAMILIES[name].label, f"{1e3 * timing.median:.1f}", f"{ratio(timings, name, 'dense'):.2f}", f"{share:.1%}"
+        )
     return table

@@ -37,7 +37,9 @@ class Family:
 FAMILIES = {
     "dense": Family("dense", note="the backbone"),
     "dense-wide": Family("dense, 2x FFN", ffn=2.0, note="compute of top-2 full-width experts in every layer"),
-    "moe-half": Family("MoE 8 half-width, top-2", experts=8, expert_width=0.5, note="active parameters of the backbone"),
+    "moe-half": Family(
+        "MoE 8 half-width, top-2", experts=8, expert_width=0.5, note="active parameters of the backbone"
+    ),
     "moe-full": Family("MoE 8 full-width, top-2", experts=8, note="twice the active FFN in sparse layers"),
     "moe-top1": Family("MoE 16 full-width, top-1", experts=16, top_k=1, note="active parameters of the backbone"),
 }

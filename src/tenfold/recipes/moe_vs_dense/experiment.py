@@ -69,7 +69,9 @@ def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: i
             seconds = budget.seconds(times["dense"])
             steps = {family: equal_time_steps(seconds, times[family]) for family in config.families}
         except ValueError as error:
-            raise UserError(f"budget at width {width}: {error}; raise --budget.tokens-per-param or shrink --data.rows") from None
+            raise UserError(
+                f"budget at width {width}: {error}; raise --budget.tokens-per-param or shrink --data.rows"
+            ) from None
         for seed in config.seeds:
             for family in config.families:
                 jobs.append(Job(family, width, seed, "seconds", steps[family], times[family], seconds))
@@ -135,13 +137,27 @@ def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) ->
         note="Both protocols side by side. 'Tokens / dense parameter' stands beside Chinchilla's 20. ± is the 95 % t interval over seeds.",
     )
     if len(config.widths) > 1:
-        run.table("speed at equal loss", findings.speed_table(config, rows), note="Empty: the family's curve does not cross that loss.")
-    run.figure("learning", findings.learning_figure(config, run, rows), caption="Training loss, smoothed, at equal seconds.")
+        run.table(
+            "speed at equal loss",
+            findings.speed_table(config, rows),
+            note="Empty: the family's curve does not cross that loss.",
+        )
+    run.figure(
+        "learning", findings.learning_figure(config, run, rows), caption="Training loss, smoothed, at equal seconds."
+    )
     loads = findings.load_figure(config, rows)
     if loads is not None:
         run.figure("expert load", loads, caption="Share of validation tokens of each expert; dashed: perfect balance.")
     if config.eval_items:
-        run.table("scores", findings.score_table(config, rows), note="Accuracy in percent at the largest width, at equal seconds.")
-    run.table("reported by the paper", list(findings.REPORTED), note="From summaries of the paper; its per-task figures are not public.")
+        run.table(
+            "scores",
+            findings.score_table(config, rows),
+            note="Accuracy in percent at the largest width, at equal seconds.",
+        )
+    run.table(
+        "reported by the paper",
+        list(findings.REPORTED),
+        note="From summaries of the paper; its per-task figures are not public.",
+    )
     for claim in findings.make_claims(config, rows):
         run.claim(claim)

@@ -17,7 +17,13 @@ from tenfold.lm.tasks import PAPER_TASKS, find_task
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 
 Row = dict[str, Any]
-COLOURS = {"dense": "#444444", "dense-wide": "#9a9a9a", "moe-half": "#0b6fb8", "moe-full": "#d1682b", "moe-top1": "#2a9055"}
+COLOURS = {
+    "dense": "#444444",
+    "dense-wide": "#9a9a9a",
+    "moe-half": "#0b6fb8",
+    "moe-full": "#d1682b",
+    "moe-top1": "#2a9055",
+}
 REPORTED = (
     {"figure": "dense to MoE step-time increase with 3D sharding", "paper": "below 20 % (reported)"},
     {"figure": "1.6B/256E against dense 6.4B: speed", "paper": "2.06x (reported)"},
@@ -150,7 +156,9 @@ def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
     for name in names:
         line: Row = {"task": name, "shots": find_task(name).paper_shots or 0}
         for family in config.families:
-            found = [row["scores"].get(name, {}) for row in select(rows, family=family, width=width, protocol="seconds")]
+            found = [
+                row["scores"].get(name, {}) for row in select(rows, family=family, width=width, protocol="seconds")
+            ]
             if all("acc" in score for score in found) and found:
                 line[FAMILIES[family].label] = _plus_minus([100 * score["acc"] for score in found])
                 line["items"] = found[0]["n"]
@@ -203,7 +211,12 @@ def learning_figure(config: Config, run: Run, rows: Sequence[Row]) -> Figure:
         (row,) = select(rows, family=family, width=width, protocol="seconds", seed=seed)
         logged = [entry for entry in run.rows(row["name"]) if "ce" in entry]
         smooth = _smoothed([entry["ce"] for entry in logged])
-        axis.plot([entry["step"] * row["step_s"] for entry in logged], smooth, color=COLOURS[family], label=FAMILIES[family].label)
+        axis.plot(
+            [entry["step"] * row["step_s"] for entry in logged],
+            smooth,
+            color=COLOURS[family],
+            label=FAMILIES[family].label,
+        )
     axis.set_xlabel(f"{config.budget.clock} seconds of training")
     axis.set_ylabel("training loss, nats a token")
     axis.grid(alpha=0.3)

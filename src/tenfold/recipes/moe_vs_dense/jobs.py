@@ -46,7 +46,13 @@ def run_jobs(
         return [job(*each) for each in arguments]
     context = multiprocessing.get_context("spawn")
     done = context.Value("d", 0.0)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[finished]}"), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[finished]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with (
         Progress(*columns) as progress,
         ProcessPoolExecutor(min(workers, len(arguments)), context, _start_worker, (done,)) as pool,

@@ -25,6 +25,7 @@ def plan(
     devices: int = 256,
     batch_tokens: int = 8_388_608,
     overlap: float = 0.8,
+    fully_sharded: bool = True,
 ) -> None:
     """Step time, memory and best mesh of dense models and their sparse versions, before paying for a cluster.
 
@@ -37,11 +38,22 @@ def plan(
         devices: how many; every data x expert x model split is tried.
         batch_tokens: tokens of one training step.
         overlap: share of the gradient reduction hidden behind the backward pass, 0 to 1.
+        fully_sharded: parameters and optimizer state split over the data axis (FSDP), not replicated.
     """
     console = Console()
     for shape in shapes:
         placements = [MoEPlacement(num_experts=experts, every=each, top_k=top_k) for each in every]
-        console.print(plan_step(shape, placements, hardware, devices, batch_tokens=batch_tokens, overlap=overlap))
+        console.print(
+            plan_step(
+                shape,
+                placements,
+                hardware,
+                devices,
+                batch_tokens=batch_tokens,
+                overlap=overlap,
+                fully_sharded=fully_sharded,
+            )
+        )
     console.print(str(explain_speedup()))
 
 
