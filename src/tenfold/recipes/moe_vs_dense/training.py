@@ -187,7 +187,6 @@ def measure(config: Config, model: Decoder, text: Text) -> dict[str, Any]:
     for part in rows.split(config.data.rows):
         _, metrics = loss(model, {"ids": part[:, :-1], "targets": part[:, 1:]})
         nats += float(metrics["ce"]) * len(part) / len(rows)
-        model(part[:, :-1])
         stats = collect_aux(model)[1]
         layers = (
             torch.stack([torch.as_tensor(layer["tokens_per_expert"]) for layer in stats.values()]) if stats else None
