@@ -37,7 +37,7 @@ def moe_reference(
     if cfg.jitter or cfg.gumbel or cfg.second_policy == "random":
         raise ValueError("moe_reference: settings draw noise, need jitter=0, gumbel=False, second_policy='all'")
     batch = 1 if x.dim() == 2 else x.shape[0]
-    flat = x.reshape(-1, cfg.dim)
+    flat = (x if mask is None else x.masked_fill(~mask[..., None], 0)).reshape(-1, cfg.dim)
     valid = [True] * len(flat) if mask is None else mask.reshape(-1).tolist()
     dtype = torch.promote_types(x.dtype, torch.float32)
     logits = flat.to(dtype) @ params["gate_weight"].to(dtype)

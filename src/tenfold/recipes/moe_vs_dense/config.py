@@ -59,8 +59,8 @@ class Data:
     """The training text.
 
     Args:
-        source: "english" (novels and film reviews; needs TENFOLD_DATA), "stdlib" (source of the running Python's standard
-            library), "auto" (english where TENFOLD_DATA has it, else stdlib; the report says which), "files".
+        source: "english" (novels and film reviews: tenfold data get 02-afm/text), "stdlib" (source of the running Python's standard
+            library), "auto" (english where it is, else stdlib; the report says which), "files".
         text: UTF-8 .txt, .jsonl or .jsonl.gz files for source "files"; the last 5 % of each file is validation text.
         vocabulary: size of the byte-pair vocabulary trained on the training text.
         sequence: tokens a row.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.recipes.moe_vs_dense.config import Data
 from tenfold.text.corpus import (
@@ -21,6 +21,9 @@ from tenfold.text.corpus import (
     train_tokenizer_cached,
 )
 from tenfold.text.tokenizer import Tokenizer
+
+
+ENGLISH = "02-afm/text"  # where the English texts lie below TENFOLD_DATA or the cache
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,24 @@ class Text:
     bytes_per_token: float
 
 
-def resolve_source(data: Data) -> str:
-    """Which text "auto" means here: English where TENFOLD_DATA has it, else the standard library's source."""
-    if data.source != "auto":
-        return data.source
-    root = os.environ.get("TENFOLD_DATA")
-    return "english" if root and os.path.isdir(os.path.join(root, "02-afm", "text")) else "stdlib"
+def resolve_source(source: str) -> str:
+    """Which text "auto" means here: English where it is on this machine, else the standard library's source."""
+    if source != "auto":
+        return source
+    try:
+        data_path(ENGLISH)
+    except UserError:
+        return "stdlib"
+    return "english"
 
 
 def _documents(data: Data) -> tuple[str, list[Document]]:
-    source = resolve_source(data)
+    source = resolve_source(data.source)
     if source == "stdlib":
         return "source code of the running Python's standard library", stdlib_source()
     if source == "files":
         return ", ".join(path.name for path in data.text), load_texts(data.text)
-    root = os.environ.get("TENFOLD_DATA")
-    if not root:
-        raise UserError("data.source english: TENFOLD_DATA is not set; set it, or take --data.source stdlib")
+    root = data_path(ENGLISH).parents[1]
     return "six novels and 2000 film reviews (English)", english_texts(root)[0]
 
 
