@@ -75,7 +75,7 @@ def _scaled_gates(config: MoEConfig, gate_R: Tensor, cell_R: tuple[Tensor, Tenso
     if config.renormalize:
         # Summed over a dense [T, E] table: the order is fixed on every device, which index_add does not promise.
         total_T = gate_R.new_zeros(shape).index_put(cell_R, gate_R, accumulate=False).sum(-1)
-        gate_R = gate_R / total_T.clamp_min(torch.finfo(gate_R.dtype).tiny)[cell_R[0]]
+        gate_R = gate_R / torch.where(total_T > 0, total_T, 1)[cell_R[0]]
     return gate_R if config.route_scale == 1.0 else gate_R * config.route_scale
 
 

@@ -22,7 +22,6 @@ from tenfold.text.corpus import (
 )
 from tenfold.text.tokenizer import Tokenizer
 
-
 ENGLISH = "02-afm/text"  # where the English texts lie below TENFOLD_DATA or the cache
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from tenfold.core.errors import UserError
 from tenfold.lm.cost import MoEPlacement, explain_speedup
 from tenfold.lm.decoder import Decoder
+from tenfold.lm.gguf import read_gguf_tokenizer
 from tenfold.lm.planner import plan as plan_step
+from tenfold.lm.pretrained import MODELS
+from tenfold.lm.pretrained import path as model_path
 from tenfold.lm.score import evaluate, evaluate_paper
 from tenfold.recipes.moe_vs_dense.bench import bench
 from tenfold.text.tokenizer import Tokenizer
@@ -58,7 +62,7 @@ def plan(
 
 
 def eval_(
-    checkpoint: Path,
+    checkpoint: str,
     /,
     tasks: tuple[str, ...] = (),
     shots: int = 0,
@@ -69,20 +73,24 @@ def eval_(
 
     Args:
         checkpoint: folder with config.json, safetensors and tokenizer.json (a run's models/NAME, or any Llama, Qwen3 or
-            Mixtral folder), or the .gguf file of a Llama.
+            Mixtral folder), the .gguf file of a Llama, or a name that `tenfold models list` shows.
         tasks: names of tasks, say arc_easy blimp; none: the paper's thirteen with its shots.
         shots: demonstrations before each query.
         limit: first so many items of each task.
         data: folder of evaluation sets; default TENFOLD_DATA.
     """
-    if not checkpoint.exists():
-        raise UserError(f"checkpoint not found: {checkpoint}; give a folder with config.json, such as RUN/models/NAME")
-    model = Decoder.from_pretrained(checkpoint).eval()
-    tokenizer = Tokenizer.load(checkpoint)
+    folder = Path(checkpoint)
+    if not folder.exists():
+        if checkpoint not in MODELS:
+            known = ", ".join(MODELS)
+            raise UserError(f"checkpoint not found: {checkpoint}; give a folder such as RUN/models/NAME, or one of {known}")
+        folder = model_path(checkpoint)
+    model = Decoder.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = read_gguf_tokenizer(folder) if folder.suffix == ".gguf" else Tokenizer.load(folder)
     if not tasks:
         print(evaluate_paper(model, tokenizer, limit, data))
         return
-    table = Table(title=f"{checkpoint.name}, {shots}-shot")
+    table = Table(title=f"{folder.name}, {shots}-shot")
     for column in ("task", "acc", "acc_norm", "acc_bytes", "ppl", "stderr", "n", "truncated"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, scores in evaluate(model, tokenizer, tasks, shots, limit, data).items():
