@@ -44,4 +44,6 @@ def generator() -> torch.Generator:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "needs " in str(r.longrepr)]
     if skipped:
-        terminalreporter.write_line(f"{len(skipped)} tests skipped for lack of data or weights (TENFOLD_DATA, make models)")
+        terminalreporter.write_line(
+            f"{len(skipped)} tests skipped for lack of data or weights (TENFOLD_DATA, make models)"
+        )

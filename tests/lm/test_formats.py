@@ -156,10 +156,14 @@ def test_training_a_loaded_model_leaves_its_file_alone(tmp_path: Path) -> None:
 
 def test_faulty_tensors_are_all_listed(tmp_path: Path) -> None:
     decoder().save_pretrained(tmp_path)
-    edit_tensors(tmp_path, drop=("model.norm.weight",), **{
-        "model.layers.9.mlp.up_proj.weight": torch.zeros(2),
-        "model.layers.0.input_layernorm.weight": torch.zeros(3),
-    })
+    edit_tensors(
+        tmp_path,
+        drop=("model.norm.weight",),
+        **{
+            "model.layers.9.mlp.up_proj.weight": torch.zeros(2),
+            "model.layers.0.input_layernorm.weight": torch.zeros(3),
+        },
+    )
     with pytest.raises(UserError) as caught:
         Decoder.from_pretrained(tmp_path)
     message = str(caught.value)

@@ -65,7 +65,9 @@ def compare(cfg: DecoderConfig, with_fsdp: bool) -> None:
     loss.backward()
     theirs = gradients(shared)
     for name, gradient in gradients(alone).items():
-        torch.testing.assert_close(theirs[name], gradient, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            theirs[name], gradient, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
+        )
     local = shared.layers[0].self_attn.q_proj.weight
     assert isinstance(local, DTensor)
     assert local.to_local().shape == (12, 16)  # half of the heads

@@ -41,7 +41,9 @@ def test_large_half_precision_values_do_not_overflow() -> None:
 
 def test_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(size, dtype=torch.float64, generator=generator, requires_grad=True) for size in ((3, 5), (5,)))
+    x, weight = (
+        torch.randn(size, dtype=torch.float64, generator=generator, requires_grad=True) for size in ((3, 5), (5,))
+    )
     assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1e-2), (x, weight))
     assert torch.autograd.gradgradcheck(lambda x, weight: rms_norm(x, weight, 1e-2), (x, weight))
 

@@ -110,9 +110,7 @@ def test_tokens_end_each_document(tokenizer: Tokenizer) -> None:
     assert ids.dtype == np.uint16
 
 
-def test_cache_is_used_and_keyed_by_content(
-    tokenizer: Tokenizer, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_is_used_and_keyed_by_content(tokenizer: Tokenizer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [Document("the cat", "a"), Document("sat", "b")]
     first = tokenize(documents, tokenizer)
     assert len(list(cache.rglob("*.npy"))) == 1

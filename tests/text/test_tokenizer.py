@@ -29,7 +29,9 @@ def tokenizer() -> Tokenizer:
 # Any character but surrogates, often whitespace, digits, marks and the literal texts of tokens.
 pieces = st.one_of(
     st.text(max_size=8),
-    st.sampled_from([*SPECIAL_TOKENS, *BYTE_PIECES, " ", "  ", "\t", "\n", "\r\n", "\u2581", "\u0301", "😀", "½", "٣", "\x00"]),
+    st.sampled_from(
+        [*SPECIAL_TOKENS, *BYTE_PIECES, " ", "  ", "\t", "\n", "\r\n", "\u2581", "\u0301", "😀", "½", "٣", "\x00"]
+    ),
 )
 
 

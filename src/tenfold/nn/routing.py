@@ -102,8 +102,8 @@ def choose(config: MoEConfig, scores: Tensor, bias: Tensor | None) -> tuple[Tens
     if config.router == "top2" and config.normalize:
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-9)
     elif config.router != "top1" and config.normalize:
-        # Sigmoid scores may all underflow.
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        total = weights.sum(-1, keepdim=True)
+        weights = weights / torch.where(total > 0, total, 1)  # sigmoid scores may all underflow
     return indices, weights if config.route_scale == 1.0 else weights * config.route_scale
 
 

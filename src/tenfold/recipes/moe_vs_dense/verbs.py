@@ -83,7 +83,9 @@ def eval_(
     if not folder.exists():
         if checkpoint not in MODELS:
             known = ", ".join(MODELS)
-            raise UserError(f"checkpoint not found: {checkpoint}; give a folder such as RUN/models/NAME, or one of {known}")
+            raise UserError(
+                f"checkpoint not found: {checkpoint}; give a folder such as RUN/models/NAME, or one of {known}"
+            )
         folder = model_path(checkpoint)
     model = Decoder.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = read_gguf_tokenizer(folder) if folder.suffix == ".gguf" else Tokenizer.load(folder)
