@@ -123,6 +123,21 @@ def test_draws_follow_the_distribution() -> None:
     assert chi_square < likely.sum() + 5 * (2 * likely.sum()) ** 0.5
 
 
+def test_until_ends_a_row_at_the_first_token_that_it_accepts() -> None:
+    model, both = decoder(), prompts(5, 3)
+    whole = generate(model, both, max_new_tokens=8, temperature=0.0).ids
+    seen: list[list[int]] = []
+
+    def until(new: list[int]) -> bool:
+        seen.append(list(new))
+        return new == whole[0][:3]
+
+    made = generate(model, both, max_new_tokens=8, temperature=0.0, until=until)
+    assert made.ids == [whole[0][:3], whole[1]]
+    assert made.finished == [True, False]
+    assert len(seen) == 3 + 8  # asked once a token and row
+
+
 def test_log_probabilities_are_those_of_the_model() -> None:
     model, rows = decoder(), prompts(4, 6)
     made = generate(model, rows, max_new_tokens=5, temperature=0.7, top_k=5, seed=1, logprobs=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from tenfold.lm.decoder import Decoder
-from tenfold.lm.generate import generate
+from tenfold.lm.generate import generate as decode
 from tenfold.lm.loglikelihood import TextEncoder, model_max_len, scoring_mode
 from tenfold.lm.tasks import NotAvailable
 
@@ -15,19 +15,6 @@ from tenfold.lm.tasks import NotAvailable
 GreedyGenerate = Callable[[list[list[int]], int, Sequence[int]], list[list[int]]]
 
 FIRST_ROUND = 32  # tokens before stop strings are looked for; doubles every round
-
-
-def decoder_generate(model: nn.Module) -> GreedyGenerate:
-    """Greedy generation with our own decoder. Raises NotAvailable: the model is of another kind."""
-    if not isinstance(model, Decoder):
-        raise NotAvailable(
-            f"model: {type(model).__name__} has no generation here; pass generate=, a greedy function of ids"
-        )
-
-    def run(prompts: list[list[int]], max_new_tokens: int, stop: Sequence[int]) -> list[list[int]]:
-        return generate(model, prompts, max_new_tokens=max_new_tokens, temperature=0.0, stop=tuple(stop)).ids
-
-    return run
 
 
 def greedy_answers(
@@ -62,7 +49,10 @@ def greedy_answers(
     limit = max_len or model_max_len(model)
     if limit is not None and limit <= max_new_tokens:
         raise ValueError(f"max_new_tokens: got {max_new_tokens}, need fewer than the model's length ({limit})")
-    run = generate or decoder_generate(model)
+    if generate is None and not isinstance(model, Decoder):
+        raise NotAvailable(
+            f"model: {type(model).__name__} has no generation here; pass generate=, a greedy function of ids"
+        )
     ids = [encoder.encode(prompt) or [encoder.prefix_id] for prompt in prompts]
     if limit is not None:
         ids = [row[-(limit - max_new_tokens) :] for row in ids]
@@ -71,10 +61,30 @@ def greedy_answers(
     with scoring_mode(model, dropless):
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            texts = _rounds(run, encoder, [ids[i] for i in chosen], max_new_tokens, stop)
+            batch_ids = [ids[i] for i in chosen]
+            if generate is not None:
+                texts = _rounds(generate, encoder, batch_ids, max_new_tokens, stop)
+            else:
+                assert isinstance(model, Decoder)
+                texts = _in_one_go(model, encoder, batch_ids, max_new_tokens, stop)
             for i, text in zip(chosen, texts, strict=True):
                 answers[i] = text
     return answers
+
+
+def _in_one_go(
+    model: Decoder, encoder: TextEncoder, prompts: list[list[int]], max_new_tokens: int, stop: Sequence[str]
+) -> list[str]:
+    """Our own decoder looks for the stop strings after each token."""
+    ends = () if encoder.eos_id is None else (encoder.eos_id,)
+
+    def stopped(new: list[int]) -> bool:
+        text = encoder.decode(new)
+        return cut_at(text, stop) != text
+
+    made = decode(model, prompts, max_new_tokens=max_new_tokens, temperature=0.0, stop=ends, until=stopped)
+    rows = [row[:-1] if row and row[-1] in ends else row for row in made.ids]
+    return [cut_at(encoder.decode(row), stop) for row in rows]
 
 
 def _rounds(

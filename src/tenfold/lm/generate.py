@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,7 +106,7 @@ class Generation:
     Attributes:
         ids: the new tokens of each row; a stop token that ended the row is the last of them.
         logprobs: ln p of each new token under the model at temperature 1 without top_k or top_p; None unless asked for.
-        finished: per row, True where a stop token ended it, False where max_new_tokens did.
+        finished: per row, True where a stop token or `until` ended it, False where max_new_tokens did.
     """
 
     ids: list[list[int]]
@@ -143,6 +143,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     stop: Sequence[int] = (),
+    until: Callable[[list[int]], bool] | None = None,
     seed: int | None = None,
     logprobs: bool = False,
     mask: Tensor | None = None,
@@ -157,6 +158,7 @@ def generate(
         top_k: sample among that many most likely tokens; None for all.
         top_p: sample from the nucleus of that mass; None for all.
         stop: token ids that end a row.
+        until: of the new tokens of a row; True ends the row, say since its text holds a stop string.
         seed: of the sampling; each row draws from its own stream (seed, row), so its tokens do not depend on the
             other rows. None takes torch's current seed.
         logprobs: also return ln p of each new token.
@@ -181,7 +183,7 @@ def generate(
         sampler = _Sampler(len(prompts), temperature, top_k, top_p, seed)
         # Without expert capacity: with it a row's tokens would depend on the other rows.
         with dropless(model):
-            return _decode(model, prompts, max_new_tokens, sampler, frozenset(stop), logprobs)
+            return _decode(model, prompts, max_new_tokens, sampler, frozenset(stop), until, logprobs)
     finally:
         model.train(was_training)
 
@@ -192,6 +194,7 @@ def _decode(
     max_new_tokens: int,
     sampler: _Sampler,
     stop: frozenset[int],
+    until: Callable[[list[int]], bool] | None,
     logprobs: bool,
 ) -> Generation:
     weight = model.embed_tokens.weight
@@ -219,7 +222,7 @@ def _decode(
                 logs[row].append(value)
         for row, token in zip(rows, tokens, strict=True):
             out[row].append(token)
-            finished[row] = token in stop
+            finished[row] = token in stop or (until is not None and until(out[row]))
         going = [i for i, row in enumerate(rows) if not finished[row]]
         if not going or step == max_new_tokens - 1:
             break

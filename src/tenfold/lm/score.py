@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -33,6 +33,7 @@ __all__ = [
     "harness_model",
     "loglikelihood",
     "loglikelihood_rolling",
+    "paper_rows",
     "perplexity",
 ]
 
@@ -211,15 +212,14 @@ def _plain(text: str) -> str:
     return text.strip().lower().translate(_NO_PUNCTUATION)
 
 
+PaperRow = tuple[str, int, Scores | None, str]  # task, shots, scores or None, reason it is n/a
+
+
 @dataclass(frozen=True)
 class PaperTable:
-    """The paper's evaluation: thirteen tasks with its shots; a task without data has `scores` None and a `reason`.
+    """The paper's evaluation: thirteen tasks with its shots; a task without data has `scores` None and a reason."""
 
-    Attributes:
-        rows: (task, shots, scores or None, reason it is n/a).
-    """
-
-    rows: tuple[tuple[str, int, Scores | None, str], ...]
+    rows: tuple[PaperRow, ...]
 
     def average(self, shots: int) -> tuple[float | None, int, int]:
         """Mean accuracy over the tasks of this shot count that have data; how many they are, and how many there are."""
@@ -264,13 +264,17 @@ def evaluate_paper(
     as in `evaluate`, whose options (seed, batch_tokens, max_len, generate, …) are taken here too. The paper's figures
     per task are not public.
     """
-    rows: list[tuple[str, int, Scores | None, str]] = []
+    return PaperTable(tuple(paper_rows(model, tokenizer, limit, data, **options)))
+
+
+def paper_rows(
+    model: nn.Module, tokenizer: Any, limit: int | None = None, data: str | Path | None = None, **options: Any
+) -> Iterator[PaperRow]:
+    """The rows of `evaluate_paper`, each as soon as its task is scored."""
     for name in PAPER_TASKS:
         task = find_task(name)
         shots = task.paper_shots or 0
         try:
-            scores = evaluate(model, tokenizer, [task], shots, limit, data, **options)[name]
-            rows.append((name, shots, scores, ""))
+            yield name, shots, evaluate(model, tokenizer, [task], shots, limit, data, **options)[name], ""
         except NotAvailable as error:
-            rows.append((name, shots, None, str(error)))
-    return PaperTable(tuple(rows))
+            yield name, shots, None, str(error)

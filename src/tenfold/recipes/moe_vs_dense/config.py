@@ -246,8 +246,8 @@ PRESETS: dict[str, Config] = {
         budget=Budget(tokens_per_param=8.0, timing_steps=20, repeats=0),
         eval_items=20,
     ),
-    "laptop": Config(widths=(16, 24, 40), head_dim=8, families=("dense", "moe-half", "moe-full")),
-    "full": Config(widths=(32, 48, 64), eval_items=400),
+    "laptop": Config(widths=(16, 24, 32), head_dim=8, eval_items=200),
+    "full": Config(widths=(32, 48, 64), families=("dense", "moe-half", "moe-top1"), eval_items=670),
     # The paper's own setting : dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
     "paper": Config(
         widths=(4096, 5120, 6656),
@@ -264,7 +264,7 @@ PRESETS: dict[str, Config] = {
 }
 EXPECTED = {
     "tiny": "shows that both families learn; one seed, no claim; 75 seconds on two cores",
-    "laptop": "validation loss against step time; 3 families, sizes and seeds at 20 tokens a parameter; under 30 minutes on two cores",
-    "full": "as laptop, with all families, at larger widths; two hours on two cores",
+    "laptop": "validation loss against step time; 5 families, 3 sizes, 3 seeds at 20 tokens a parameter; under 30 minutes on two cores",
+    "full": "as laptop at twice the width, with the two mixtures whose active parameters are dense's; 90 minutes on two cores",
     "paper": "the paper's three scales; a cluster",
 }

@@ -129,12 +129,15 @@ def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) ->
     run.figure(
         "trade-off",
         findings.trade_off_figure(config, rows),
-        caption="One curve a family, one point a width; left what the paper holds equal, right what favours MoE. Bars: 95 % over seeds.",
+        caption="One curve a family, one point a width"
+        + ("; left what the paper holds equal, right what favours MoE." if "tokens" in config.protocols else ".")
+        + (" Bars: 95 % over seeds." if len(config.seeds) > 1 else " One seed: no bars."),
     )
     run.table(
         "protocols",
         findings.protocol_table(config, rows),
-        note="Both protocols side by side. 'Tokens / dense parameter' stands beside Chinchilla's 20. ± is the 95 % t interval over seeds.",
+        note="'Tokens / dense parameter' stands beside Chinchilla's 20"
+        + ("; ± is the 95 % t interval over seeds." if len(config.seeds) > 1 else "; one seed, no interval."),
     )
     if len(config.widths) > 1:
         run.table(

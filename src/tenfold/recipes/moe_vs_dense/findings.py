@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from tenfold.core.claims import Claim
 from tenfold.core.run import Run
@@ -67,7 +68,7 @@ def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
                     better="lower",
                     ci95=ci95,
                     seeds=len(losses),
-                    how=f"nats a token, mean over seeds {config.seeds}, paired by seed; {config.budget.clock} seconds",
+                    how=f"nats a token, mean over seeds {', '.join(map(str, config.seeds))}, paired by seed; {config.budget.clock} seconds",
                     paper="MoE better at 6.4B, 12.6B and 29.6B" if FAMILIES[family].experts else None,
                 )
             )
@@ -194,7 +195,10 @@ def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
                 label=FAMILIES[family].label,
             )
         axis.set_xscale("log")
-        axis.set_xlabel("seconds of one training step, ms (log scale)")
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(ScalarFormatter())
+        axis.tick_params(axis="x", which="both", labelsize=8)
+        axis.set_xlabel("time of one training step, ms (log scale)")
         axis.set_title(f"equal {protocol}")
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("validation loss, nats a token (lower is better)")

@@ -15,7 +15,7 @@ from tenfold.lm.gguf import read_gguf_tokenizer
 from tenfold.lm.planner import plan as plan_step
 from tenfold.lm.pretrained import MODELS
 from tenfold.lm.pretrained import path as model_path
-from tenfold.lm.score import evaluate, evaluate_paper
+from tenfold.lm.score import PaperTable, evaluate, paper_rows
 from tenfold.recipes.moe_vs_dense.bench import bench
 from tenfold.text.tokenizer import Tokenizer
 
@@ -90,7 +90,11 @@ def eval_(
     model = Decoder.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = read_gguf_tokenizer(folder) if folder.suffix == ".gguf" else Tokenizer.load(folder)
     if not tasks:
-        print(evaluate_paper(model, tokenizer, limit, data))
+        rows = []
+        for row in paper_rows(model, tokenizer, limit, data):
+            rows.append(row)
+            Console(stderr=True).print(f"{row[0]}: {'n/a' if row[2] is None else 'scored'}")
+        print(PaperTable(tuple(rows)))
         return
     table = Table(title=f"{folder.name}, {shots}-shot")
     for column in ("task", "acc", "acc_norm", "acc_bytes", "ppl", "stderr", "n", "truncated"):
