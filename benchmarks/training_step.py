@@ -73,7 +73,9 @@ def rows_of(width: int, repeats: int, scratch: Path) -> list[dict[str, object]]:
     for family, model in models.items():
         operations = 3 * model.flops_per_token(SEQUENCE) * ids[:, 1:].numel()
         share = operations / timings[family].median / peak
-        note = f"{milliseconds(timings[family])} a step; peak {peak / 1e9:.0f} GFLOP/s, 1024 x 1024 products in this run"
+        note = (
+            f"{milliseconds(timings[family])} a step; peak {peak / 1e9:.0f} GFLOP/s, 1024 x 1024 products in this run"
+        )
         rows.append(row(f"width {width}, {family}: share of the peak", share, note))
     for family in list(models)[1:]:
         note = f"{milliseconds(timings[family])} against {milliseconds(timings['dense'])}"

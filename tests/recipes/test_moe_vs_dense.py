@@ -7,6 +7,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def config(text: Path) -> Config:
     return Config(
         widths=(16, 32),
         layers=(2,),
-        head_dim=8,
+        head_dim=(8,),
         families=("dense", "moe-half", "moe-top1"),
         seeds=(0, 1),
         data=Data(source="files", text=(text,), vocabulary=280, sequence=16, rows=4, validation_rows=8),
@@ -167,7 +169,7 @@ def test_equal_loss_is_found_between_points_and_nowhere_else() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--widths", "30"], "widths: got (30,), need multiples of head_dim 16"),
+        (["--widths", "30"], "widths: got (30,), need multiples of head_dim (16,)"),
         (["--families", "moe-half"], "families: need dense"),
         (["--families", "dense", "nonsense"], "families: unknown nonsense"),
         (["--budget.tokens-per-param", "0"], "budget: tokens_per_param: got 0.0"),
@@ -249,3 +251,27 @@ def test_the_paper_preset_has_the_papers_sizes() -> None:
         # Tied embeddings here, untied in the paper's counts.
         assert (params + config.data.vocabulary * width) / 1e9 == pytest.approx(billions, rel=0.01)
     assert config.mesh == Mesh(data=16, expert=16, model=4)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Workers that outlived it would write into the run that somebody resumes."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys, time\nfrom pathlib import Path\nfrom tenfold.recipes.moe_vs_dense.jobs import run_jobs\n"
+        "def job(folder, number):\n    (Path(folder) / f'worker{number}').write_text(str(os.getpid()))\n    time.sleep(300)\n"
+        "if __name__ == '__main__':\n"
+        "    run_jobs(job, [(sys.argv[1], 0), (sys.argv[1], 1)], workers=2, expected_seconds=1, title='t')\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.DEVNULL)
+    files = [tmp_path / f"worker{number}" for number in range(2)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(Path(f"/proc/{file.read_text()}").exists() for file in files))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)

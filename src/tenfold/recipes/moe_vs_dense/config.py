@@ -141,7 +141,7 @@ class Config:
         widths: model width of each size, ascending.
         layers: decoder layers, one number for every size or one a size.
         ffn: hidden width of the dense feed-forward layer of each size; empty: 8/3 of the width, rounded up to a multiple of 8.
-        head_dim: width of one attention head.
+        head_dim: width of one attention head, one number for every size or one a size.
         families: names from FAMILIES; "dense" must be among them.
         seeds: one training run of every model each; the same order of the text for all families of a seed.
         protocols: "seconds" (each model trains for the dense model's seconds), "tokens" (for its tokens).
@@ -157,7 +157,7 @@ class Config:
     widths: tuple[int, ...] = (32,)
     layers: tuple[int, ...] = (4,)
     ffn: tuple[int, ...] = ()
-    head_dim: int = 16
+    head_dim: tuple[int, ...] = (16,)
     families: tuple[str, ...] = ("dense", "dense-wide", "moe-half", "moe-full", "moe-top1")
     seeds: tuple[int, ...] = (0, 1, 2)
     protocols: tuple[Literal["seconds", "tokens"], ...] = ("seconds", "tokens")
@@ -179,7 +179,9 @@ class Config:
             raise ValueError(f"families: unknown {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
         if "dense" not in self.families:
             raise ValueError("families: need dense, whose seconds are the budget of the others")
-        if not self.widths or any(width % self.head_dim for width in self.widths):
+        if len(self.head_dim) not in (1, len(self.widths)) or min(self.head_dim) < 1:
+            raise ValueError(f"head_dim: got {self.head_dim}, need one number of at least 1, or one for each of widths")
+        if not self.widths or any(width % self._head_dim(width) for width in self.widths):
             raise ValueError(f"widths: got {self.widths}, need multiples of head_dim {self.head_dim}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: got {self.seeds}, need one or more, all different")
@@ -194,6 +196,9 @@ class Config:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least {least}")
         if self.capacity < 0 or self.load_balance < 0:
             raise ValueError("capacity, load_balance: need 0 or more")
+
+    def _head_dim(self, width: int) -> int:
+        return self.head_dim[self.widths.index(width) % len(self.head_dim)]
 
     @property
     def side_by_side(self) -> int:
@@ -223,9 +228,9 @@ class Config:
             vocab_size=vocabulary,
             dim=width,
             n_layers=self.layers[size % len(self.layers)],
-            n_heads=width // self.head_dim,
-            n_kv_heads=width // self.head_dim,
-            head_dim=self.head_dim,
+            n_heads=width // self._head_dim(width),
+            n_kv_heads=width // self._head_dim(width),
+            head_dim=self._head_dim(width),
             ffn_dim=round(ffn * family.ffn),
             rope_base=1e4,
             qk_norm=False,
@@ -246,14 +251,14 @@ PRESETS: dict[str, Config] = {
         budget=Budget(tokens_per_param=8.0, timing_steps=20, repeats=0),
         eval_items=20,
     ),
-    "laptop": Config(widths=(16, 24, 32), head_dim=8, eval_items=200),
+    "laptop": Config(widths=(16, 24, 32), head_dim=(8,), eval_items=200),
     "full": Config(widths=(32, 48, 64), families=("dense", "moe-half", "moe-top1"), eval_items=670),
     # The paper's own setting : dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
     "paper": Config(
         widths=(4096, 5120, 6656),
         layers=(30, 39, 54),
         ffn=(11008, 13696, 17920),
-        head_dim=128,
+        head_dim=(128,),
         data=Data(vocabulary=32768, sequence=4096, rows=2048),
         optimizer=Optimizer(learning_rate=1e-2, reference_width=768, weight_decay=1e-4, warmup=0.02, final=0.005),
         workers=1,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_LINE_EVERY = 60.0  # seconds between lines where no terminal can show a bar
 
 _done: Any = None  # seconds of work finished by all processes; set once in each worker
 
@@ -24,6 +29,15 @@ def _start_worker(done: Any) -> None:
     global _done
     _done = done
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent must not leave workers behind: they would write into the run that somebody resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def run_jobs(
@@ -60,12 +74,19 @@ def run_jobs(
         bar = progress.add_task(title, total=expected_seconds, finished=f"0/{len(arguments)}")
         futures = [pool.submit(job, *each) for each in arguments]
         waiting = set(futures)
+        begun = told = time.monotonic()
         try:
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
                     future.result()
-                progress.update(bar, completed=done.value, finished=f"{len(futures) - len(waiting)}/{len(futures)}")
+                count = f"{len(futures) - len(waiting)}/{len(futures)}"
+                progress.update(bar, completed=done.value, finished=count)
+                now = time.monotonic()
+                if not progress.console.is_terminal and now - told > PLAIN_LINE_EVERY and done.value > 0:
+                    told, left = now, (now - begun) * (expected_seconds / done.value - 1)
+                    share = min(1.0, done.value / expected_seconds)
+                    print(f"{title}: {count} models, {share:.0%}, about {max(left, 0) / 60:.0f} min left", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
