@@ -20,7 +20,6 @@ class Family:
         top_k: experts a token goes to.
         expert_width: hidden width of one expert, as a multiple of the backbone's dense width.
         every: every how many layers one is sparse.
-        learning_rate: multiple of the configuration's peak.
         note: what the comparison with the dense backbone holds equal.
     """
 
@@ -30,8 +29,12 @@ class Family:
     top_k: int = 2
     expert_width: float = 1.0
     every: int = 2
-    learning_rate: float = 1.0
     note: str = ""
+
+    @property
+    def same_active(self) -> bool:
+        """Whether a token meets as many feed-forward weights as in the dense backbone."""
+        return self.ffn == 1 and self.experts > 0 and self.top_k * self.expert_width == 1
 
 
 FAMILIES = {
@@ -144,7 +147,8 @@ class Config:
         head_dim: width of one attention head, one number for every size or one a size.
         families: names from FAMILIES; "dense" must be among them.
         seeds: one training run of every model each; the same order of the text for all families of a seed.
-        protocols: "seconds" (each model trains for the dense model's seconds), "tokens" (for its tokens).
+        protocols: "seconds" (each model trains for the dense model's seconds), "tokens" (for its tokens; only families with
+            the backbone's active parameters, the comparison that the paper finds wanting).
         eval_items: items of each evaluation task, at the largest width; 0 leaves the tasks out.
         workers: processes that train models side by side, each on one thread; one model at a time with a mesh.
         precision: "fp32", or "bf16" for forward and backward in bfloat16.
@@ -251,7 +255,7 @@ PRESETS: dict[str, Config] = {
         budget=Budget(tokens_per_param=8.0, timing_steps=20, repeats=0),
         eval_items=20,
     ),
-    "laptop": Config(widths=(16, 24, 32), head_dim=(8,), eval_items=200),
+    "laptop": Config(widths=(16, 24, 32), head_dim=(16, 24, 16), eval_items=200),
     "full": Config(widths=(32, 48, 64), families=("dense", "moe-half", "moe-top1"), eval_items=670),
     # The paper's own setting : dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
     "paper": Config(

@@ -11,7 +11,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.lm.steptime import chinchilla, equal_time_steps
 from tenfold.recipes.moe_vs_dense import findings
-from tenfold.recipes.moe_vs_dense.config import Config
+from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 from tenfold.recipes.moe_vs_dense.jobs import run_jobs
 from tenfold.recipes.moe_vs_dense.text import load_text
 from tenfold.recipes.moe_vs_dense.training import Job, time_steps, train_one
@@ -76,7 +76,7 @@ def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: i
             for family in config.families:
                 jobs.append(Job(family, width, seed, "seconds", steps[family], times[family], seconds))
                 # The dense model's own tokens are what its seconds hold: it serves both protocols with one run.
-                if "tokens" in config.protocols and family != "dense":
+                if "tokens" in config.protocols and FAMILIES[family].same_active:
                     jobs.append(Job(family, width, seed, "tokens", budget.steps, times[family], seconds))
     return sorted(jobs, key=lambda job: -job.expected_s)
 

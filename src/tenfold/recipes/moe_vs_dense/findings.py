@@ -98,8 +98,8 @@ def protocol_table(config: Config, rows: Sequence[Row]) -> list[Row]:
             }
             if "tokens" in config.protocols:
                 # The dense model trains for its own tokens in its own seconds: one run serves both protocols.
-                equal_tokens = select(rows, family=family, width=width, protocol="tokens") or equal_seconds
-                line["loss, equal tokens"] = _plus_minus([row["loss"] for row in equal_tokens])
+                chosen = select(rows, family=family, width=width, protocol="tokens" if family != "dense" else "seconds")
+                line["loss, equal tokens"] = _plus_minus([row["loss"] for row in chosen]) if chosen else None
             line["bits / byte"] = statistics.fmean(row["bits_per_byte"] for row in equal_seconds)
             if FAMILIES[family].experts:
                 line["load entropy"] = statistics.fmean(row["load_entropy"] for row in equal_seconds)
@@ -178,11 +178,10 @@ def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(1, len(protocols), squeeze=False, sharey=True)[0]
     for axis, protocol in zip(axes, protocols, strict=True):
         for family in config.families:
-            found = [select(rows, family=family, width=w, protocol=protocol) for w in config.widths]
-            found = [
-                chosen or select(rows, family=family, width=w, protocol="seconds")
-                for chosen, w in zip(found, config.widths, strict=True)
-            ]
+            kind = "seconds" if family == "dense" else protocol  # dense trains for its own tokens in its own seconds
+            found = [select(rows, family=family, width=w, protocol=kind) for w in config.widths]
+            if not all(found):
+                continue
             points = [mean_and_half_width([row["loss"] for row in chosen]) for chosen in found]
             axis.errorbar(
                 [1e3 * chosen[0]["step_s"] for chosen in found],
@@ -202,7 +201,7 @@ def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
         axis.set_title(f"equal {protocol}")
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("validation loss, nats a token (lower is better)")
-    axes[-1].legend(frameon=False)
+    axes[0].legend(frameon=False)
     return figure
 
 

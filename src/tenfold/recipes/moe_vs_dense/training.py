@@ -24,7 +24,7 @@ from tenfold.lm.steptime import StepMeter
 from tenfold.lm.tasks import PAPER_TASKS, NotAvailable, find_task
 from tenfold.nn.moe import collect_aux
 from tenfold.nn.moe_parallel import gather_state, load_full_state
-from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
+from tenfold.recipes.moe_vs_dense.config import Config
 from tenfold.recipes.moe_vs_dense.jobs import advance
 from tenfold.recipes.moe_vs_dense.text import Text, load_text
 from tenfold.text.corpus import TokenWindows
@@ -79,7 +79,7 @@ def build_state(
         shard(model, mesh, parallelize_decoder)
     rank, world = batch_coordinate(mesh)
     scale = min(1.0, config.optimizer.reference_width / width)
-    rate = config.optimizer.learning_rate * FAMILIES[family].learning_rate * scale
+    rate = config.optimizer.learning_rate * scale
     return TrainState(
         model=model,
         optimizer=adamw(model, rate, weight_decay=config.optimizer.weight_decay),
