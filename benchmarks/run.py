@@ -1,12 +1,13 @@
 """`make bench`: every benchmark of this folder in turn, then docs/benchmarks.md from their figures.
 
-Each file takes `--out FILE` and writes {"sections": [{"title", "what", "rows": [{"name", "ratio", "bar", "met", "note"}], "machine"}]}.
+Each file takes `--threads N`, `--repeats N` and `--out FILE` and writes {"sections": [{"title", "what", "rows": [{"name", "ratio", "bar", "met", "note"}], "machine"}]}.
 A ratio is the median of interleaved pairs in one process; a bar is what we answer for, and where it is not met the note says why.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 HEADER = """# Benchmarks
 
 Ratios measured in one process, interleaved (A, B, A, B, …), medians of the pairs: they survive a noisy machine, single times do not.
-`make bench` measures them anew on your machine and rewrites this page.
+`make bench` measures them anew on your machine and rewrites this page. A bar is what we answer for; where it is not met, the table says so.
 """
 
 
@@ -44,8 +45,10 @@ def main() -> None:
     for script in sorted(HERE.glob("*.py")):
         if script.name == "run.py":
             continue
-        print(f"== {script.name}", flush=True)
-        sections += [section(figures) for figures in measure(script, sys.argv[1:])["sections"]]
+        for threads in sorted({1, os.cpu_count() or 1}):
+            print(f"== {script.name}, {threads} threads", flush=True)
+            figures = measure(script, ["--threads", str(threads), *sys.argv[1:]])
+            sections += [section(each) for each in figures["sections"]]
     PAGE.write_text(HEADER + "\n" + "\n".join(sections))
     print(f"wrote {PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE}")
 

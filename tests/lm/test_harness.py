@@ -82,4 +82,4 @@ def test_absent_lm_eval_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
     with pytest.raises(UserError) as caught:
         harness_model(Noise(), Bytes())
-    assert str(caught.value) == 'lm-eval is not installed: pip install "tenfold[eval]"'
+    assert str(caught.value) == 'lm-eval is not installed: pip install lm-eval (or "tenfold[eval]")'

@@ -249,3 +249,17 @@ def test_bad_capacity_and_group() -> None:
         expert_choice(torch.zeros(1, 5, 2), 6)
     with pytest.raises(ValueError, match="group_size: got 5, need a divisor of the 16 tokens"):
         make(group_size=5)(draw(2, 8, 6))
+
+
+def test_gumbel_noise_is_for_training() -> None:
+    layer = MoE(MoEConfig(8, 12, 4, router="expert_choice", gumbel=True))
+    x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    one, two = layer.route(x), layer.route(x)
+    assert isinstance(one, ExpertRouting) and isinstance(two, ExpertRouting)
+    assert not torch.equal(one.affinity, two.affinity)
+    layer.eval()
+    one, two = layer.route(x), layer.route(x)
+    assert isinstance(one, ExpertRouting) and isinstance(two, ExpertRouting)
+    assert torch.equal(one.affinity, two.affinity)
+    with pytest.raises(ValueError, match=r"scores: got shape \(6, 4\)"):
+        expert_choice(torch.rand(6, 4), 2)

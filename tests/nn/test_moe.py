@@ -25,6 +25,7 @@ from tenfold.nn.moe import (
     dropless,
     moe_reference,
     upcycle,
+    update_biases,
 )
 from tenfold.nn.moe_config import EXPERT_ROUTERS, ROUTERS, TOKEN_ROUTERS
 
@@ -115,11 +116,11 @@ def cases(draw_: Any) -> tuple[MoEConfig, int, int, bool, int]:
         bias=draw_(st.booleans()),
         score=draw_(st.sampled_from(["softmax", "sigmoid"])),
         normalize=draw_(st.booleans()),
-        renormalize=draw_(st.booleans()),
+        renormalize=picks and draw_(st.booleans()),
         route_scale=draw_(st.sampled_from([1.0, 2.5])),
         logit_cap=draw_(st.sampled_from([0.0, 1.5])),
         z_weight=0.1,
-        sequence_weight=draw_(st.sampled_from([0.0, 0.1])),
+        sequence_weight=0.0 if picks else draw_(st.sampled_from([0.0, 0.1])),
         shared_hidden=draw_(st.sampled_from([0, 4])),
     )
     return (
@@ -275,7 +276,8 @@ def test_mask_equals_absence() -> None:
         ("expert_choice", {}),
         ("race", {}),
     ):
-        layer = make(MoEConfig(8, 12, 4, router=router, z_weight=0.1, sequence_weight=0.1, **options))  # type: ignore[arg-type]
+        sequence = 0.0 if router in EXPERT_ROUTERS else 0.1
+        layer = make(MoEConfig(8, 12, 4, router=router, z_weight=0.1, sequence_weight=sequence, **options))  # type: ignore[arg-type]
         x = draw(1, 10, 8)
         mask = (torch.arange(10) < 7)[None]
         y, grads = run(layer, x.masked_fill(~mask[..., None], float("nan")), mask)
@@ -294,7 +296,7 @@ def test_mask_equals_absence() -> None:
 
 @pytest.mark.parametrize("router", ROUTERS)
 def test_no_tokens(router: str) -> None:
-    layer = make(MoEConfig(8, 12, 4, router=router, z_weight=1.0, sequence_weight=1.0))
+    layer = make(MoEConfig(8, 12, 4, router=router, z_weight=1.0))
     y, grads = run(layer, torch.zeros(2, 0, 8, dtype=torch.float64))
     assert y.shape == (2, 0, 8)
     assert layer.aux_loss == 0
@@ -623,3 +625,67 @@ def test_generator_decides_the_weights() -> None:
     assert float(wide.w0.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
     assert float(wide.w2.detach().std()) == pytest.approx(32**-0.5, rel=0.05)
     assert F.mse_loss(wide.w0[0], wide.w0[1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"router": "topk", "renormalize": True}, "renormalize: got True with router 'topk'"),
+        ({"router": "expert_choice", "sequence_weight": 0.1}, "sequence_weight: got 0.1 with router"),
+        ({"lb_weight": float("nan")}, "lb_weight: got nan"),
+        ({"z_weight": float("inf")}, "z_weight: got inf"),
+    ],
+)
+def test_switches_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        MoEConfig(8, 16, **options)
+    assert message in str(error.value)
+
+
+def test_outer_divides_the_sequences_of_a_call() -> None:
+    with pytest.raises(ValueError, match="outer: got 2, need a divisor of the 3 sequences"):
+        make(MoEConfig(8, 16, 4, outer=2))(draw(3, 4, 8))
+
+
+def test_route_alone_checks_and_masks_as_forward_does() -> None:
+    layer, x = make(MoEConfig(8, 16, 4)), draw(2, 3, 8)
+    with pytest.raises(ValueError, match="last dimension 9"):
+        layer.route(draw(2, 3, 9))
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    mask[1, 2] = False
+    x[1, 2] = float("nan")
+    routing = layer.route(x, mask=mask)
+    layer(x, mask=mask)
+    assert layer.last is not None
+    assert torch.equal(routing.lb_loss, layer.last.lb_loss) and torch.isfinite(routing.z_loss)
+
+
+def test_what_a_forward_leaves_behind_unpacks() -> None:
+    layer = make(MoEConfig(8, 16, 4))
+    y = layer(draw(2, 3, 8))
+    assert layer.last is not None
+    kept, aux, balance, z, stats, routing = layer.last
+    assert kept is y and routing is layer.last.routing and int(stats["tokens_per_expert"].sum()) == 12
+    assert float(aux.detach()) == pytest.approx(0.01 * float(balance.detach())) and float(z.detach()) > 0
+
+
+def test_selection_biases_of_a_model_move_and_keep_single_precision() -> None:
+    model = nn.ModuleList([make(MoEConfig(8, 12, 4, router="topk_bias")), make(MoEConfig(8, 12, 4))])
+    model = model.to(torch.bfloat16)
+    layer = model[0]
+    assert isinstance(layer, MoE) and layer.bias.dtype == torch.float32 and layer.w0.dtype == torch.bfloat16
+    with torch.no_grad():
+        layer.gate_weight.zero_()  # all scores tie: every token goes to experts 0 and 1, until their bias falls
+        layer.bias.zero_()
+    for each in model:
+        each(draw(2, 5, 8).to(torch.bfloat16))
+    update_biases(model, rate=1e-3)
+    assert layer.bias.tolist() == pytest.approx([-1e-3, -1e-3, 1e-3, 1e-3])
+
+
+def test_underflowing_sigmoid_scores_give_finite_losses() -> None:
+    layer = make(MoEConfig(8, 12, 4, router="topk", score="sigmoid", dropless=True))
+    with torch.no_grad():
+        layer.gate_weight.fill_(-1e4)
+    y = layer(draw(1, 3, 8).abs())
+    assert layer.last is not None and torch.isfinite(layer.last.lb_loss) and torch.equal(y, torch.zeros_like(y))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig, from_mixtral, to_mixtral, upcycle
 
 
@@ -74,3 +75,19 @@ def test_upcycle_knows_common_layers() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             upcycle(plain, config)
+
+
+@pytest.mark.parametrize("key", ["shared_expert.gate_proj.weight", "gate.e_score_correction_bias", "experts.0.w1.bias"])
+def test_weights_without_a_place_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}: the layer has no place for it"):
+        from_mixtral({**to_mixtral(block()), key: torch.zeros(3)})
+    with pytest.raises(ValueError, match="router='topk_bias'"):
+        to_mixtral(MoE(MoEConfig(6, 10, 3, router="topk_bias")))
+
+
+def test_upcycling_keeps_the_activation() -> None:
+    for own, wanted in (("swiglu", "gelu"), ("gelu", "relu")):
+        with pytest.raises(ValueError, match="activation: got"):
+            upcycle(FeedForward(6, 10, activation=own), MoEConfig(6, 10, 3, activation=wanted))  # type: ignore[arg-type]
+    moe = upcycle(FeedForward(6, 10, activation="relu"), MoEConfig(6, 10, 3, activation="relu"))
+    assert torch.equal(moe.w0[0], moe.w0[2])

@@ -280,3 +280,25 @@ def test_long_queues_count_in_integers() -> None:
     routing = layer.route(torch.ones(1, 1000, 8, dtype=torch.bfloat16))
     assert isinstance(routing, TokenRouting)
     assert routing.position[:, 0].tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("indices", "options", "message"),
+    [
+        ([[-1, 0]], {}, "indices: got -1..0, need 0..3"),
+        ([[0, 4]], {}, "indices: got 0..4, need 0..3"),
+        ([0, 1], {}, "indices: got shape (2,)"),
+        ([[0], [1], [2]], {"groups": 2}, "groups: got 2, need a divisor of the 3 tokens"),
+        ([[0], [1]], {"groups": 0}, "groups: got 0"),
+        ([[0], [1]], {"capacity": -2}, "capacity: got -2"),
+    ],
+)
+def test_dispatch_plan_refuses(indices: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        dispatch_plan(torch.tensor(indices), 4, **options)
+    assert message in str(error.value)
+
+
+def test_total_capacity_is_the_truncated_float() -> None:
+    config = MoEConfig(8, 8, 3, capacity_factor=0.7)
+    assert layer_capacity(config, 90, True) == int(90 * 0.7 / 3) == 20  # exact decimals would give 21

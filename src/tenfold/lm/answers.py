@@ -48,7 +48,7 @@ def greedy_answers(
         raise ValueError(f"max_new_tokens: got {max_new_tokens}, need at least 1")
     limit = max_len or model_max_len(model)
     if limit is not None and limit <= max_new_tokens:
-        raise ValueError(f"max_new_tokens: got {max_new_tokens}, need fewer than the model's length ({limit})")
+        raise NotAvailable(f"max_new_tokens: got {max_new_tokens}, need fewer than the model's length ({limit})")
     if generate is None and not isinstance(model, Decoder):
         raise NotAvailable(
             f"model: {type(model).__name__} has no generation here; pass generate=, a greedy function of ids"

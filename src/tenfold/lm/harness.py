@@ -36,7 +36,7 @@ def harness_model(
     try:
         from lm_eval.api.model import LM
     except ImportError as error:
-        raise UserError('lm-eval is not installed: pip install "tenfold[eval]"') from error
+        raise UserError('lm-eval is not installed: pip install lm-eval (or "tenfold[eval]")') from error
     encoder = TextEncoder(tokenizer, prefix_id)
     scoring: dict[str, Any] = {"max_len": max_len, "prefix_id": prefix_id, "dropless": dropless}
 

@@ -151,6 +151,8 @@ def loglikelihood(
     """
     encoder = TextEncoder(tokenizer, prefix_id)
     encoded = encode_pairs(encoder, pairs)
+    if max_len is not None and max_len < 1:
+        raise ValueError(f"max_len: got {max_len}, need at least 1 token")
     max_len = max_len or model_max_len(model)
     cut = sum(pair.truncated(max_len) for pair in encoded)
     if cut:

@@ -85,7 +85,7 @@ def evaluate(
         tokenizer: ours, Hugging Face's, or a `tokenizers.Tokenizer`.
         tasks: names (see `tenfold.lm.tasks.TASKS`) or `Task`s of your own.
         shots: demonstrations before every query, drawn by `seed`, never the query itself.
-        limit: the first so many rows of each task; None for all.
+        limit: the first so many rows of each task (of minimal pairs, as many of each paradigm); None for all.
         data: folder with NAME.jsonl; None takes TENFOLD_DATA and the cache of `tenfold data get`.
         seed: of the demonstrations.
         batch_tokens: tokens of one batch; no effect on results.
@@ -271,6 +271,8 @@ def paper_rows(
     model: nn.Module, tokenizer: Any, limit: int | None = None, data: str | Path | None = None, **options: Any
 ) -> Iterator[PaperRow]:
     """The rows of `evaluate_paper`, each as soon as its task is scored."""
+    if data is not None and not Path(data).is_dir():
+        raise UserError(f"data: no such folder: {data}")
     for name in PAPER_TASKS:
         task = find_task(name)
         shots = task.paper_shots or 0

@@ -66,7 +66,7 @@ class StepMeter:
         """
         timings = interleaved(steps, n, warmup=self.warmup, clock=self.clock)
         counts = tokens if isinstance(tokens, Mapping) else dict.fromkeys(steps, tokens)
-        return {name: _step_time(timing, counts[name]) for name, timing in timings.items()}
+        return {name: _step_time(timing, counts.get(name)) for name, timing in timings.items()}
 
 
 def _step_time(timing: Timing, tokens: int | None) -> StepTime:
@@ -109,8 +109,10 @@ def chinchilla(params: float, batch_tokens: int, tokens_per_param: float = 20) -
         ValueError: a number that is not positive, or a batch larger than the whole budget.
     """
     for name, value in (("params", params), ("batch_tokens", batch_tokens), ("tokens_per_param", tokens_per_param)):
-        if not value > 0:
-            raise ValueError(f"{name}: got {value}, need a positive number")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value}, need a positive finite number")
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens: got {batch_tokens}, need at least 1")
     tokens = round(params * tokens_per_param)
     steps = tokens // int(batch_tokens)
     if steps < 1:

@@ -1,1 +1,5 @@
-"""Floor 1: layers. Attention, feed-forward, norms, rotary positions, mixtures of experts."""
+"""Layers: plain modules that know nothing of meshes, files or tasks; import the others from the files that define them."""
+
+from tenfold.nn.moe import MoE, MoEConfig
+
+__all__ = ["MoE", "MoEConfig"]

@@ -47,10 +47,23 @@ def dispatch_plan(
         groups: equal runs of consecutive tokens that queue apart; divides T.
         queued: bool [T, k]; False marks choices that take no place (padding). None is all True.
     Returns:
-        the plan. No number leaves the device and all shapes depend on those of the arguments alone.
+        the plan. No number leaves an accelerator and all shapes depend on those of the arguments alone.
+    Raises:
+        ValueError: indices of another shape, groups that do not divide the tokens, a capacity below 0; on CPU also
+            experts outside 0..num_experts-1.
     Source: Lepikhin et al. 2020 (GShard, arXiv 2006.16668), Algorithm 1, without its [S, E, C] one-hot tensors.
     """
+    if indices.dim() != 2:
+        raise ValueError(f"indices: got shape {tuple(indices.shape)}, need [tokens, k]")
     tokens, k = indices.shape
+    if groups < 1 or tokens % groups:
+        raise ValueError(f"groups: got {groups}, need a divisor of the {tokens} tokens")
+    if isinstance(capacity, int) and capacity < 0:
+        raise ValueError(f"capacity: got {capacity}, need at least 0 or None")
+    if indices.is_cpu and indices.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in indices.aminmax())
+        if low < 0 or high >= num_experts:
+            raise ValueError(f"indices: got {low}..{high}, need 0..{num_experts - 1} (experts)")
     device = indices.device
     size = tokens * k
     # The sort key: expert, then group; rank-major order, which a stable sort keeps inside a key.

@@ -15,7 +15,7 @@ from tenfold.nn.dispatch import Rows, rows_of_pairs
 from tenfold.nn.moe_capacity import group_capacities, layer_capacity
 from tenfold.nn.moe_config import MoEConfig
 from tenfold.nn.moe_stats import Counts, Stats, finish_stats, pair_counts
-from tenfold.nn.routing import scores_of
+from tenfold.nn.routing import gumbel_noise, scores_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def expert_choice(scores_BSE: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         ValueError: capacity outside [1, S].
     Source: Zhou et al. 2022 (arXiv 2202.09368), Eq. 2; EC-DIT (arXiv 2410.02098), Algorithm 1.
     """
+    if scores_BSE.dim() != 3:
+        raise ValueError(f"scores: got shape {tuple(scores_BSE.shape)}, need [batch, tokens, experts]")
     tokens = scores_BSE.shape[1]
     if not 1 <= capacity <= tokens:
         raise ValueError(f"capacity: got {capacity}, need 1..{tokens} (tokens in the sequence)")
@@ -93,16 +95,17 @@ def route_experts(
     Args:
         config: its router is `expert_choice`, `random` or `race`.
         logits: [T, E] from `router_logits`.
-        training: which capacity factor holds.
+        training: which capacity factor holds, and whether there is noise.
         groups: runs of tokens that are chosen from apart; divides T.
         sequences: B; only shapes the answer.
         valid: bool [T], False for padding, which is never taken.
     Source: EC-DIT, Eq. 5–8; race: Yuan et al. 2025 (Expert Race, arXiv 2503.16057), Section 3.
     """
     tokens, num_experts = logits.shape
-    scores = scores_of(logits, config.score)
+    noisy = logits + gumbel_noise(logits) if training and config.gumbel else logits
+    scores = scores_of(noisy, config.score)
     # Padding ranks behind everything.
-    ranked = (logits if config.router == "race" else scores).detach()
+    ranked = (noisy if config.router == "race" else scores).detach()
     if valid is not None:
         ranked = ranked.masked_fill(~valid[:, None], float("-inf"))
     grouped = ranked.view(groups, tokens // groups if groups else 0, num_experts)

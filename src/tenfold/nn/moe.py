@@ -46,6 +46,7 @@ __all__ = [
     "moe_reference",
     "to_mixtral",
     "upcycle",
+    "update_biases",
 ]
 
 
@@ -72,6 +73,20 @@ def collect_aux(model: nn.Module) -> tuple[Tensor, dict[str, Stats]]:
             stats[name] = layer.last.stats
             layer.last = None
     return torch.zeros(()) if loss is None else loss, stats
+
+
+def update_biases(model: nn.Module, rate: float = 1e-3) -> None:
+    """Move the selection bias of every `topk_bias` layer; call it after each optimizer step.
+
+    As `fit(..., after_step=lambda state: update_biases(state.model))`; of a sharded model on every rank.
+
+    Args:
+        model: other layers are left alone.
+        rate: see `MoE.update_bias`.
+    """
+    for _, layer in moe_layers(model):
+        if layer.config.router == "topk_bias":
+            layer.update_bias(rate)
 
 
 def debug_routing(model: nn.Module, enabled: bool = True) -> None:

@@ -78,12 +78,16 @@ def layer_capacity(config: MoEConfig, tokens: int, training: bool) -> int:
     if factor == "auto":
         factor = 2.0 if config.picks_tokens else 1.0 if per_choice else float(config.top_k)
         factor = min(factor, float(config.num_experts))
+    if not per_choice and config.capacity_rounding == "floor":
+        # In floating point, as AXLearn has it: 90 tokens, 3 experts and 0.7 give 20, where exact decimals give 21.
+        room = int(tokens * factor / config.num_experts)
+        return _bounded(room, config.expert_capacity or 1, tokens, config.capacity_multiple)
     return expert_capacity(
         tokens,
         # A product of decimals, so still exact.
         factor if not per_choice else float(Fraction(str(factor)) * config.top_k),
         config.num_experts,
-        rounding="ceil" if per_choice else config.capacity_rounding,
+        rounding="ceil",
         minimum=config.expert_capacity or 1,
         multiple=config.capacity_multiple,
     )

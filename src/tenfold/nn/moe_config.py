@@ -21,11 +21,12 @@ class MoEConfig:
         hidden: hidden width H of one expert.
         num_experts: E.
         top_k: experts a token takes, k. `top1` and `top2` fix it themselves.
-        router: `top1` (Switch), `top2` (GShard), `topk`, `topk_bias` (a selection bias moved by `MoE.update_bias`
-            instead of a loss), `expert_choice` (experts pick tokens), `race` (the k·S best token-expert pairs of a
+        router: `top1` (Switch), `top2` (GShard), `topk`, `topk_bias` (a selection bias, moved after
+            each step by `moe.update_biases` instead of a loss), `expert_choice` (experts pick tokens), `race` (the k·S best token-expert pairs of a
             group), `random` (expert choice with a frozen random router: the control experiment).
         capacity_factor: room of an expert relative to S/E tokens, k included ("total" convention). "auto" is k for
             token choice (1.0 with "per_choice", the same room) and 2.0 for expert choice; None is `expert_capacity`.
+            `race` has no capacity: it shares out top_k·S places.
         eval_capacity_factor: the same in eval mode; None is as in training.
         expert_capacity: smallest room of an expert in tokens; a floor, never a ceiling, where a factor is set.
         capacity_convention: "total": S·factor/E (AXLearn). "per_choice": k·S·factor/E, rounded up (Switch, Megatron).
@@ -66,7 +67,6 @@ class MoEConfig:
     expert_capacity: int | None = None
     capacity_convention: str = "total"
     capacity_rounding: str = "floor"
-    capacity_multiple: int = 1
     dropless: bool = False
     groups: int = 1
     outer: int = 1
@@ -84,11 +84,12 @@ class MoEConfig:
     gumbel: bool = False
     lb_weight: float = 0.01
     z_weight: float = 0.0
-    sequence_weight: float = 0.0
     shared_hidden: int = 0
     shared_gate: bool = False
     deterministic: bool = False
+    capacity_multiple: int = 1
     backend: str = "auto"
+    sequence_weight: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -100,8 +101,8 @@ class MoEConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name}: got {value}, need at least 1 or None")
         for name in ("logit_cap", "lb_weight", "z_weight", "sequence_weight", "shared_hidden"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 0")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, need a finite number, at least 0")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter: got {self.jitter}, need 0 <= jitter < 1")
         if self.shared_gate and not self.shared_hidden:
@@ -131,6 +132,12 @@ class MoEConfig:
             raise ValueError(
                 f"router: got {self.router!r} with causal=True; it chooses among all tokens of a group and so shows "
                 "later tokens to earlier ones: use a token-choice router"
+            )
+        if self.renormalize and not self.picks_tokens:
+            raise ValueError(f"renormalize: got True with router {self.router!r}, need expert choice (see normalize)")
+        if self.sequence_weight and self.picks_tokens:
+            raise ValueError(
+                f"sequence_weight: got {self.sequence_weight} with router {self.router!r}, need token choice"
             )
         if self.second_policy == "random" and self.router != "top2":
             raise ValueError(f"second_policy: got 'random' with router {self.router!r}, need router 'top2'")

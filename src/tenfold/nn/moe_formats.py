@@ -22,6 +22,8 @@ _PER_EXPERT_NAMES = _GATED_NAMES
 
 def _dense_projections(ffn: nn.Module, gated: bool) -> list[nn.Linear]:
     children = dict(ffn.named_children())
+    if not gated and isinstance(children.get("gate_proj"), nn.Linear):
+        raise ValueError("activation: got a plain one, need swiglu, since the dense layer has a gate_proj")
     for names in _GATED_NAMES if gated else _PLAIN_NAMES:
         found = [children.get(name) for name in names]
         if all(isinstance(child, nn.Linear) for child in found):
@@ -48,6 +50,9 @@ def upcycle(ffn: nn.Module, cfg: MoEConfig) -> MoE:
     Source: Komatsuzaki et al. 2022 (arXiv 2212.05055).
     """
     linears = _dense_projections(ffn, cfg.gated)
+    activation = getattr(ffn, "activation", cfg.activation)
+    if isinstance(activation, str) and activation != cfg.activation:
+        raise ValueError(f"activation: got {cfg.activation!r}, need that of the dense layer, {activation!r}")
     hidden, width = linears[0].weight.shape
     if (width, hidden) != (cfg.dim, cfg.hidden):
         raise ValueError(f"ffn: got width {width} and hidden {hidden}, need {cfg.dim} and {cfg.hidden}")
@@ -79,7 +84,9 @@ def from_mixtral(state_dict: Mapping[str, Tensor], prefix: str = "", **options: 
     block = _block_of(state_dict, prefix)
     gate = block["gate.weight"]
     experts, dim = gate.shape
+    used = {"gate.weight"}
     if "experts.gate_up_proj" in block:
+        used |= {"experts.gate_up_proj", "experts.down_proj"}
         gate_up, down = block["experts.gate_up_proj"], block["experts.down_proj"]
         w0, w1 = (half.mT for half in gate_up.chunk(2, dim=1))
         w2 = down.mT
@@ -93,7 +100,11 @@ def from_mixtral(state_dict: Mapping[str, Tensor], prefix: str = "", **options: 
         if missing or f"experts.{experts}.{names[0]}.weight" in block:
             problem = f"lacks {missing[0]}" if missing else f"holds more than {experts} experts"
             raise ValueError(f"{prefix}gate.weight: names {experts} experts, but the state {problem}")
+        used |= {f"experts.{e}.{n}.weight" for e in range(experts) for n in names}
         w0, w1, w2 = (torch.stack([block[f"experts.{e}.{n}.weight"].t() for e in range(experts)]) for n in names)
+    left = sorted(n for n in block.keys() - used if n.startswith(("gate.", "experts.", "shared_expert")))
+    if left:
+        raise ValueError(f"{prefix}{left[0]}: the layer has no place for it (shared experts and biases are not read)")
     hidden = w0.shape[2]
     for name, got, need in (
         ("w0", w0, (experts, dim, hidden)),
@@ -123,9 +134,9 @@ def _block_of(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def _same_block(config: MoEConfig) -> None:
-    if not config.gated or config.bias or config.shared_hidden:
+    if not config.gated or config.bias or config.shared_hidden or config.router == "topk_bias":
         raise ValueError(
-            f"Mixtral's block: got activation={config.activation!r}, bias={config.bias}, "
+            f"Mixtral's block: got activation={config.activation!r}, bias={config.bias}, router={config.router!r}, "
             f"shared_hidden={config.shared_hidden}, need swiglu without biases and shared experts"
         )
 

@@ -5,7 +5,7 @@ Shape legend: B batch, S sequence, T = B·S tokens, M model width, E experts, H 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,10 @@ class MoEOutput:
     def stats(self) -> Stats:
         """Statistics by name (see `moe_stats.finish_stats`), exact, computed when first read."""
         return self.routing.stats
+
+    def __iter__(self) -> Iterator[Any]:
+        """y, aux_loss, lb_loss, z_loss, stats, routing."""
+        return iter((self.y, self.aux_loss, self.lb_loss, self.z_loss, self.stats, self.routing))
 
 
 class MoE(nn.Module):
@@ -135,11 +139,21 @@ class MoE(nn.Module):
         """The experts' parameters."""
         return ExpertWeights(self.config.activation, self.w0, self.w1, self.w2, self.b0, self.b1, self.b2)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MoE:
+        # Steps of 1e-3 vanish in bfloat16: the selection bias moves to another device, never to another precision.
+        bias = self._buffers.get("bias")
+        super()._apply(fn, recurse)
+        if bias is not None and self.bias.dtype != bias.dtype:
+            self.bias = bias.to(self.bias.device)
+        return self
+
     def _groups(self, batch: int, tokens: int) -> int:
         """Number of groups of a call."""
         c = self.config
         if tokens == 0:
             return 1
+        if batch > 1 and batch % c.outer:
+            raise ValueError(f"outer: got {c.outer}, need a divisor of the {batch} sequences of the call")
         if c.group_size is not None:
             if tokens % c.group_size:
                 raise ValueError(f"group_size: got {c.group_size}, need a divisor of the {tokens} tokens of the call")
@@ -163,7 +177,11 @@ class MoE(nn.Module):
             the routing; tokens in natural order.
         """
         config = self.config
+        self._check_input(x, router_input, mask)
         source = x if router_input is None else router_input
+        if mask is not None:
+            # Whatever padding holds, NaN included, must not leak through a product with 0.
+            source = source.masked_fill(~mask[..., None], 0)
         batch, tokens = (1 if x.dim() == 2 else x.shape[0]), x.shape[:-1].numel()
         flat = source.reshape(tokens, config.dim)
         valid = None if mask is None else mask.reshape(-1)
@@ -203,24 +221,24 @@ class MoE(nn.Module):
         Raises:
             ValueError: shapes that do not fit; groups that do not divide the tokens.
         """
-        self._check_input(x, router_input, mask)
-        if mask is not None:
-            # Whatever padding holds, NaN included, must not leak through a product with 0.
-            x = x.masked_fill(~mask[..., None], 0)
-            router_input = None if router_input is None else router_input.masked_fill(~mask[..., None], 0)
         routing = self.route(x, router_input, mask)
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)
         weights, x_TM = self.weights(), x.reshape(-1, self.config.dim)
         if torch.is_autocast_enabled(x.device.type):
             # By hand, since autocast knows neither the ragged product nor the gather.
             dtype = torch.get_autocast_dtype(x.device.type)
             weights, x_TM = weights.to(dtype), x_TM.to(dtype)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            y = run_experts(x_TM, routing.rows(), weights, self.config.backend).view(x.shape)
+            y = self._run_experts(x_TM, routing, weights).view(x.shape)
         if self.shared is not None:
             shared = self.shared(x)
             y = y + (shared if self.shared_gate is None else shared * torch.sigmoid(x @ self.shared_gate.to(x.dtype)))
         self._record(y, routing)
         return (y, routing) if return_routing else y
+
+    def _run_experts(self, x_TM: Tensor, routing: Routing, weights: ExpertWeights) -> Tensor:
+        return run_experts(x_TM, routing.rows(), weights, self.config.backend)
 
     def _record(self, y: Tensor, routing: Routing) -> None:
         """Leave `last` behind, unless this forward is a checkpoint's recomputation."""

@@ -149,28 +149,17 @@ class ShardedMoE(MoE):
         return_routing: bool = False,
     ) -> Tensor | tuple[Tensor, Routing]:
         """As `MoE.forward`, for this rank's tokens; a collective operation of all ranks."""
-        self._check_input(x, router_input, mask)
         if self.config.dropless and x.shape[:-1].numel() == 0:
+            self._check_input(x, router_input, mask)
             y, routing = self._forward_without_tokens(x)
             return (y, routing) if return_routing else y
-        if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)
-            router_input = None if router_input is None else router_input.masked_fill(~mask[..., None], 0)
-        routing = self.route(x, router_input, mask)
-        weights, x_TM = self.weights(), x.reshape(-1, self.config.dim)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            weights, x_TM = weights.to(dtype), x_TM.to(dtype)
+        return super().forward(x, router_input, mask, return_routing)
+
+    def _run_experts(self, x_TM: Tensor, routing: Routing, weights: ExpertWeights) -> Tensor:
         groups = ExpertGroups(*(self.mesh.get_group(a) if self.mesh[a].size() > 1 else None for a in AXES[1:]))
-        rows, width = routing.rows(), self._width(routing)
+        width = self._width(routing)
         self._check_width(width, groups)
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            y = run_sharded_experts(x_TM, rows, weights, self.config.backend, groups, width).view(x.shape)
-        if self.shared is not None:
-            shared = self.shared(x)
-            y = y + (shared if self.shared_gate is None else shared * torch.sigmoid(x @ self.shared_gate.to(x.dtype)))
-        self._record(y, routing)
-        return (y, routing) if return_routing else y
+        return run_sharded_experts(x_TM, routing.rows(), weights, self.config.backend, groups, width)
 
     def _forward_without_tokens(self, x: Tensor) -> tuple[Tensor, Routing]:
         """Take part in what the other ranks do, with one token of padding; x stays in the graph."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,15 +21,21 @@ Assignments = list[tuple[int, int, int]]  # (token, rank of the choice, expert)
 
 
 def moe_reference(
-    x: Tensor, params: Mapping[str, Tensor], cfg: MoEConfig, *, mask: Tensor | None = None
+    x: Tensor,
+    params: Mapping[str, Tensor],
+    cfg: MoEConfig,
+    *,
+    mask: Tensor | None = None,
+    training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-    """What a layer in training computes, noise apart, written from the equations; for tests and for reading.
+    """What a layer computes, noise apart, written from the equations; for tests and for reading.
 
     Args:
         x: [B, S, M] or [T, M].
         params: tensors under the layer's parameter names, as in `dict(moe.state_dict(keep_vars=True))`.
         cfg: the settings; without noise.
         mask: bool [B, S], False for padding.
+        training: whether `capacity_factor` holds or, in evaluation, `eval_capacity_factor` where it is set.
     Returns:
         y of the shape of x; losses lb_loss, z_loss, sequence_loss, aux_loss; statistics named as in `finish_stats`.
     Raises:
@@ -36,6 +43,8 @@ def moe_reference(
     """
     if cfg.jitter or cfg.gumbel or cfg.second_policy == "random":
         raise ValueError("moe_reference: settings draw noise, need jitter=0, gumbel=False, second_policy='all'")
+    if not training and cfg.eval_capacity_factor is not None:
+        cfg = replace(cfg, capacity_factor=cfg.eval_capacity_factor)
     batch = 1 if x.dim() == 2 else x.shape[0]
     flat = (x if mask is None else x.masked_fill(~mask[..., None], 0)).reshape(-1, cfg.dim)
     valid = [True] * len(flat) if mask is None else mask.reshape(-1).tolist()
@@ -61,7 +70,7 @@ def _spans(cfg: MoEConfig, tokens: int, batch: int) -> list[range]:
     if cfg.group_size is not None:
         size = cfg.group_size
     elif cfg.picks_tokens and cfg.groups == cfg.outer == 1:
-        size = tokens // batch
+        size = tokens // max(batch, 1)
     else:
         size = tokens // (cfg.groups * cfg.outer)
     return [range(start, start + size) for start in range(0, tokens, size)] if size else []
@@ -76,8 +85,10 @@ def _capacity(cfg: MoEConfig, tokens: int) -> int:
         if factor == "auto":
             factor = 2 if cfg.picks_tokens else 1 if per_choice else cfg.top_k
             factor = min(factor, cfg.num_experts)
-        exact = Fraction(str(factor)) * tokens / cfg.num_experts * (cfg.top_k if per_choice else 1)
-        room = math.ceil(exact) if per_choice or cfg.capacity_rounding == "ceil" else math.floor(exact)
+        if per_choice or cfg.capacity_rounding == "ceil":
+            room = math.ceil(Fraction(str(factor)) * tokens / cfg.num_experts * (cfg.top_k if per_choice else 1))
+        else:
+            room = int(tokens * factor / cfg.num_experts)
         room = max(room, cfg.expert_capacity or 1)
     return min(math.ceil(Fraction(room, cfg.capacity_multiple)) * cfg.capacity_multiple, tokens)
 
@@ -94,7 +105,7 @@ def _tokens_choose(
         if cfg.normalize and cfg.router == "top2":
             picked = picked / (picked.sum() + 1e-9)
         elif cfg.normalize and cfg.router != "top1":
-            picked = picked / picked.sum()
+            picked = picked / picked.sum() if picked.sum() > 0 else picked
         for j, e in enumerate(best):
             weights[t, e] = picked[j] * cfg.route_scale
             if valid[t]:

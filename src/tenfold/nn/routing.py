@@ -87,6 +87,12 @@ def scores_of(logits: Tensor, score: str) -> Tensor:
     return logits.softmax(-1) if score == "softmax" else logits.sigmoid()
 
 
+def normalized(values: Tensor) -> Tensor:
+    """Rows divided by their sums; a row of zeros, as sigmoid scores that all underflow, stays one."""
+    total = values.sum(-1, keepdim=True)
+    return values / torch.where(total > 0, total, 1)
+
+
 def choose(config: MoEConfig, scores: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Chosen experts and their weights.
 
@@ -102,8 +108,7 @@ def choose(config: MoEConfig, scores: Tensor, bias: Tensor | None) -> tuple[Tens
     if config.router == "top2" and config.normalize:
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-9)
     elif config.router != "top1" and config.normalize:
-        total = weights.sum(-1, keepdim=True)
-        weights = weights / torch.where(total > 0, total, 1)  # sigmoid scores may all underflow
+        weights = normalized(weights)
     return indices, weights if config.route_scale == 1.0 else weights * config.route_scale
 
 
@@ -134,7 +139,7 @@ def route_tokens(
     noisy = logits + gumbel_noise(logits) if training and config.gumbel else logits
     scores = scores_of(noisy, config.score)
     indices, weights = choose(config, scores, bias)
-    probs = scores if config.score == "softmax" else scores / scores.sum(-1, keepdim=True)
+    probs = scores if config.score == "softmax" else normalized(scores)
     queued = None if valid is None else valid[:, None].expand(-1, config.top_k)
     if training and config.second_policy == "random":
         # GShard: the second expert is used with probability 2·weight.

@@ -45,6 +45,9 @@ FAMILIES = {
     ),
     "moe-full": Family("MoE 8 full-width, top-2", experts=8, note="twice the active FFN in sparse layers"),
     "moe-top1": Family("MoE 16 full-width, top-1", experts=16, top_k=1, note="active parameters of the backbone"),
+    "moe-256": Family(
+        "MoE 256 full-width, top-2", experts=256, every=4, note="the paper's: 256 experts, every 4th layer"
+    ),
 }
 
 
@@ -151,6 +154,7 @@ class Config:
             the backbone's active parameters, the comparison that the paper finds wanting).
         eval_items: items of each evaluation task, at the largest width; 0 leaves the tasks out.
         workers: processes that train models side by side, each on one thread; one model at a time with a mesh.
+        tie_embeddings: the output layer is the embedding matrix.
         precision: "fp32", or "bf16" for forward and backward in bfloat16.
         load_balance: weight of the load-balance loss.
         capacity: capacity factor of the experts; 0 is dropless.
@@ -171,6 +175,7 @@ class Config:
     mesh: Mesh = field(default_factory=Mesh)
     eval_items: int = 100
     workers: int = 2
+    tie_embeddings: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     load_balance: float = 0.01
     capacity: float = 0.0
@@ -238,11 +243,11 @@ class Config:
             ffn_dim=round(ffn * family.ffn),
             rope_base=1e4,
             qk_norm=False,
-            tie_embeddings=True,
+            tie_embeddings=self.tie_embeddings,
             max_len=max(256, self.data.sequence),
             moe=moe,
             moe_every=family.every,
-            moe_offset=1,
+            moe_offset=family.every - 1,
         )
 
 
@@ -257,12 +262,14 @@ PRESETS: dict[str, Config] = {
     ),
     "laptop": Config(widths=(16, 24, 32), head_dim=(16, 24, 16), eval_items=200),
     "full": Config(widths=(32, 48, 64), families=("dense", "moe-half", "moe-top1"), eval_items=670),
-    # The paper's own setting : dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
+    # The paper's own setting: dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
     "paper": Config(
         widths=(4096, 5120, 6656),
         layers=(30, 39, 54),
         ffn=(11008, 13696, 17920),
         head_dim=(128,),
+        families=("dense", "moe-256"),
+        tie_embeddings=False,
         data=Data(vocabulary=32768, sequence=4096, rows=2048),
         optimizer=Optimizer(learning_rate=1e-2, reference_width=768, weight_decay=1e-4, warmup=0.02, final=0.005),
         workers=1,

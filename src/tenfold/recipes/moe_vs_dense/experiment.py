@@ -6,9 +6,12 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
+from tenfold.lm.decoder import Decoder
 from tenfold.lm.steptime import chinchilla, equal_time_steps
 from tenfold.recipes.moe_vs_dense import findings
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
@@ -83,9 +86,9 @@ def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: i
 
 def dense_parameters(config: Config, width: int, vocabulary: int) -> int:
     """N of the Chinchilla rule: all parameters of the dense model of this width."""
-    cfg = config.decoder("dense", width, vocabulary)
-    attention = 4 * cfg.dim * cfg.n_heads * cfg.head_dim
-    return cfg.vocab_size * cfg.dim + cfg.n_layers * (attention + 3 * cfg.dim * cfg.ffn_dim + 2 * cfg.dim) + cfg.dim
+    with torch.device("meta"):
+        model = Decoder(config.decoder("dense", width, vocabulary), torch.Generator())
+    return model.num_params(embedding=True)
 
 
 def train_jobs(config: Config, run: Run, jobs: list[Job]) -> list[dict[str, Any]]:
@@ -96,9 +99,9 @@ def train_jobs(config: Config, run: Run, jobs: list[Job]) -> list[dict[str, Any]
     rows = _train(config, run, jobs)
     for attempt in range(1, config.budget.repeats + 1):
         again = [
-            replace(job, attempt=attempt, steps=max(1, round(job.steps / miss)), step_s=job.step_s * miss)
+            replace(job, attempt=attempt, steps=max(1, round(row["steps"] / miss)), step_s=row["step_s"] * miss)
             for job in jobs
-            if (miss := 1 + missed(rows, rows[job.run_name])) and abs(miss - 1) > config.budget.tolerance
+            if abs((miss := 1 + missed(rows, row := rows[job.run_name])) - 1) > config.budget.tolerance
         ]
         rows |= _train(config, run, again)
     return list(rows.values())

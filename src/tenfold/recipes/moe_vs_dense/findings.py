@@ -24,6 +24,7 @@ COLOURS = {
     "moe-half": "#0b6fb8",
     "moe-full": "#d1682b",
     "moe-top1": "#2a9055",
+    "moe-256": "#7a4fb0",
 }
 REPORTED = (
     {"figure": "dense to MoE step-time increase with 3D sharding", "paper": "below 20 % (reported)"},

@@ -74,7 +74,7 @@ def eval_(
     Args:
         checkpoint: folder with config.json, safetensors and tokenizer.json (a run's models/NAME, or any Llama, Qwen3 or
             Mixtral folder), the .gguf file of a Llama, or a name that `tenfold models list` shows.
-        tasks: names of tasks, say arc_easy blimp; none: the paper's thirteen with its shots.
+        tasks: names of tasks, say arc_easy,blimp; none: the paper's thirteen with its shots.
         shots: demonstrations before each query.
         limit: first so many items of each task.
         data: folder of evaluation sets; default TENFOLD_DATA.
@@ -99,7 +99,8 @@ def eval_(
     table = Table(title=f"{folder.name}, {shots}-shot")
     for column in ("task", "acc", "acc_norm", "acc_bytes", "ppl", "stderr", "n", "truncated"):
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name, scores in evaluate(model, tokenizer, tasks, shots, limit, data).items():
+    names = [name for task in tasks for name in task.split(",") if name]
+    for name, scores in evaluate(model, tokenizer, names, shots, limit, data).items():
         figures = (scores["acc"], scores["acc_norm"], scores["acc_bytes"], scores["ppl"], scores["stderr"])
         cells = ("-" if value is None else f"{value:.4f}" for value in figures)
         table.add_row(name, *cells, str(scores["n"]), str(scores["truncated"]))
