@@ -69,7 +69,7 @@ def config(text: Path) -> Config:
 def test_end_to_end_trains_every_family_under_both_protocols_and_reports(config: Config, tmp_path: Path) -> None:
     run = Run.create("moe-vs-dense", "tiny", config, tmp_path / "runs")
     result = train(config, run)
-    assert [claim.seeds for claim in result.claims] == [2] * 4  # two sparse families at two widths
+    assert [claim.seeds for claim in result.claims] == [2] * 8  # two families: two widths, their mean, equal tokens
     table = json.loads((run.path / "tables" / "protocols.json").read_text())["rows"]
     assert [(row["model"], row["width"]) for row in table][:2] == [("dense", 16), ("MoE 8 half-width, top-2", 16)]
     assert all(row["loss, equal tokens"] and row["loss, equal seconds"] for row in table)
@@ -142,7 +142,7 @@ def test_a_miss_is_measured_against_the_dense_runs_of_the_same_width() -> None:
 
 
 def test_claims_are_paired_by_seed_and_fail_when_the_interval_crosses_zero(config: Config) -> None:
-    config = replace(config, widths=(16,), families=("dense", "moe-half"), seeds=(0, 1, 2))
+    config = replace(config, widths=(16,), families=("dense", "moe-half"), seeds=(0, 1, 2), protocols=("seconds",))
 
     def rows(dense: list[float], sparse: list[float]) -> list[dict]:
         return [

@@ -13,7 +13,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.steptime import chinchilla, equal_time_steps
-from tenfold.recipes.moe_vs_dense import findings
+from tenfold.recipes.moe_vs_dense import figures, findings
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 from tenfold.recipes.moe_vs_dense.jobs import run_jobs
 from tenfold.recipes.moe_vs_dense.text import load_text
@@ -131,7 +131,7 @@ def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) ->
     run.text("summary", findings.summary(config, rows, source))
     run.figure(
         "trade-off",
-        findings.trade_off_figure(config, rows),
+        figures.trade_off_figure(config, rows),
         caption="One curve a family, one point a width"
         + ("; left what the paper holds equal, right what favours MoE." if "tokens" in config.protocols else ".")
         + (" Bars: 95 % over seeds." if len(config.seeds) > 1 else " One seed: no bars."),
@@ -149,9 +149,9 @@ def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) ->
             note="Empty: the family's curve does not cross that loss.",
         )
     run.figure(
-        "learning", findings.learning_figure(config, run, rows), caption="Training loss, smoothed, at equal seconds."
+        "learning", figures.learning_figure(config, run, rows), caption="Training loss, smoothed, at equal seconds."
     )
-    loads = findings.load_figure(config, rows)
+    loads = figures.load_figure(config, rows)
     if loads is not None:
         run.figure("expert load", loads, caption="Share of validation tokens of each expert; dashed: perfect balance.")
     if config.eval_items:
@@ -161,9 +161,9 @@ def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) ->
             note="Accuracy in percent at the largest width, at equal seconds.",
         )
     run.table(
-        "reported by the paper",
-        list(findings.REPORTED),
-        note="From summaries of the paper; its per-task figures are not public.",
+        "beside the paper",
+        findings.beside_the_paper(config, rows),
+        note="The paper's figures are from summaries of it, on accelerators and at billions of parameters; its per-task figures are not public.",
     )
     for claim in findings.make_claims(config, rows):
         run.claim(claim)

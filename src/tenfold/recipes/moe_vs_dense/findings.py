@@ -1,4 +1,4 @@
-"""From the rows of all trained models to tables, figures and claims."""
+"""From the rows of all trained models to tables, claims and a summary in words."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
-
 from tenfold.core.claims import Claim
-from tenfold.core.run import Run
 from tenfold.core.statistics import paired_t
 from tenfold.lm.tasks import PAPER_TASKS, find_task
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 
 Row = dict[str, Any]
-COLOURS = {
-    "dense": "#444444",
-    "dense-wide": "#9a9a9a",
-    "moe-half": "#0b6fb8",
-    "moe-full": "#d1682b",
-    "moe-top1": "#2a9055",
-    "moe-256": "#7a4fb0",
-}
-REPORTED = (
-    {"figure": "dense to MoE step-time increase with 3D sharding", "paper": "below 20 % (reported)"},
-    {"figure": "1.6B/256E against dense 6.4B: speed", "paper": "2.06x (reported)"},
-    {"figure": "1.6B/256E against dense 6.4B: mean 0-shot accuracy", "paper": "+1.75 points (reported)"},
-)
 
 
 def select(rows: Sequence[Row], **fields: Any) -> list[Row]:
@@ -49,31 +32,59 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
 
 
 def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
-    """Every other family against the dense backbone at equal seconds, width by width: validation loss, paired by seed."""
+    """Validation loss of every other family against the dense backbone, paired by seed.
+
+    At equal seconds width by width and on average over the widths; at equal tokens on average, where that was run.
+    """
     claims = []
-    for width in config.widths:
-        dense = [row["loss"] for row in select(rows, family="dense", width=width, protocol="seconds")]
-        for family in config.families:
-            if family == "dense":
-                continue
-            losses = [row["loss"] for row in select(rows, family=family, width=width, protocol="seconds")]
-            ci95 = (math.nan, math.nan)
-            if len(losses) > 1:
-                interval = paired_t([a - b for a, b in zip(losses, dense, strict=True)])
-                ci95 = (interval.low, interval.high)
-            claims.append(
-                Claim(
-                    name=f"{FAMILIES[family].label}, width {width}: validation loss below dense at equal seconds",
-                    value=statistics.fmean(losses),
-                    baseline=statistics.fmean(dense),
-                    better="lower",
-                    ci95=ci95,
-                    seeds=len(losses),
-                    how=f"nats a token, mean over seeds {', '.join(map(str, config.seeds))}, paired by seed; {config.budget.clock} seconds",
-                    paper="MoE better at 6.4B, 12.6B and 29.6B" if FAMILIES[family].experts else None,
-                )
-            )
+    for family in config.families:
+        if family == "dense":
+            continue
+        paper = "MoE better at 6.4B, 12.6B and 29.6B" if FAMILIES[family].experts else None
+        for width in config.widths:
+            where = f"width {width}: validation loss below dense at equal seconds"
+            claims.append(_claim(config, rows, family, "seconds", (width,), where, paper))
+        if len(config.widths) > 1:
+            where = "mean over widths: validation loss below dense at equal seconds"
+            claims.append(_claim(config, rows, family, "seconds", config.widths, where, paper))
+        if "tokens" in config.protocols and FAMILIES[family].same_active:
+            where = "mean over widths: validation loss below dense at equal tokens"
+            claims.append(_claim(config, rows, family, "tokens", config.widths, where, None))
     return claims
+
+
+def _claim(
+    config: Config,
+    rows: Sequence[Row],
+    family: str,
+    protocol: str,
+    widths: tuple[int, ...],
+    where: str,
+    paper: str | None,
+) -> Claim:
+    dense = _mean_over_widths(rows, "dense", "seconds", widths)  # its seconds hold its tokens
+    losses = _mean_over_widths(rows, family, protocol, widths)
+    ci95 = (math.nan, math.nan)
+    if len(losses) > 1:
+        interval = paired_t([a - b for a, b in zip(losses, dense, strict=True)])
+        ci95 = (interval.low, interval.high)
+    seeds = ", ".join(map(str, config.seeds))
+    return Claim(
+        name=f"{FAMILIES[family].label}, {where}",
+        value=statistics.fmean(losses),
+        baseline=statistics.fmean(dense),
+        better="lower",
+        ci95=ci95,
+        seeds=len(losses),
+        how=f"nats a token, seeds {seeds}, paired by seed; {config.budget.clock} seconds",
+        paper=paper,
+    )
+
+
+def _mean_over_widths(rows: Sequence[Row], family: str, protocol: str, widths: Sequence[int]) -> list[float]:
+    """Loss of each seed, averaged over widths."""
+    per_width = [[row["loss"] for row in select(rows, family=family, width=w, protocol=protocol)] for w in widths]
+    return [statistics.fmean(losses) for losses in zip(*per_width, strict=True)]
 
 
 def protocol_table(config: Config, rows: Sequence[Row]) -> list[Row]:
@@ -172,89 +183,6 @@ def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
-    """Step time against validation loss: a curve a family, a point a width, bars of 95 % over seeds."""
-    protocols = [p for p in ("seconds", "tokens") if p in config.protocols]
-    figure = Figure(figsize=(5.6 * len(protocols), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(protocols), squeeze=False, sharey=True)[0]
-    for axis, protocol in zip(axes, protocols, strict=True):
-        for family in config.families:
-            kind = "seconds" if family == "dense" else protocol  # dense trains for its own tokens in its own seconds
-            found = [select(rows, family=family, width=w, protocol=kind) for w in config.widths]
-            if not all(found):
-                continue
-            points = [mean_and_half_width([row["loss"] for row in chosen]) for chosen in found]
-            axis.errorbar(
-                [1e3 * chosen[0]["step_s"] for chosen in found],
-                [mean for mean, _ in points],
-                yerr=[half for _, half in points],
-                marker="o" if FAMILIES[family].experts else "s",
-                linestyle="-" if FAMILIES[family].experts else "--",
-                color=COLOURS[family],
-                capsize=3,
-                label=FAMILIES[family].label,
-            )
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(ScalarFormatter())
-        axis.tick_params(axis="x", which="both", labelsize=8)
-        axis.set_xlabel("time of one training step, ms (log scale)")
-        axis.set_title(f"equal {protocol}")
-        axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("validation loss, nats a token (lower is better)")
-    axes[0].legend(frameon=False)
-    return figure
-
-
-def learning_figure(config: Config, run: Run, rows: Sequence[Row]) -> Figure:
-    """Training loss against seconds at the largest width, first seed."""
-    width, seed = config.widths[-1], config.seeds[0]
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axis = figure.subplots()
-    for family in config.families:
-        (row,) = select(rows, family=family, width=width, protocol="seconds", seed=seed)
-        logged = [entry for entry in run.rows(row["name"]) if "ce" in entry]
-        smooth = _smoothed([entry["ce"] for entry in logged])
-        axis.plot(
-            [entry["step"] * row["step_s"] for entry in logged],
-            smooth,
-            color=COLOURS[family],
-            label=FAMILIES[family].label,
-        )
-    axis.set_xlabel(f"{config.budget.clock} seconds of training")
-    axis.set_ylabel("training loss, nats a token")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    return figure
-
-
-def _smoothed(values: Sequence[float], keep: float = 0.8) -> list[float]:
-    out: list[float] = []
-    for value in values:
-        out.append(value if not out else keep * out[-1] + (1 - keep) * value)
-    return out
-
-
-def load_figure(config: Config, rows: Sequence[Row]) -> Figure | None:
-    """Share of the validation tokens that each expert gets, layer by layer; the dashed line is a perfect balance."""
-    families = [family for family in config.families if FAMILIES[family].experts]
-    if not families:
-        return None
-    width, seed = config.widths[-1], config.seeds[0]
-    found = [select(rows, family=family, width=width, protocol="seconds", seed=seed)[0] for family in families]
-    layers = len(found[0]["load"])
-    figure = Figure(figsize=(3.4 * len(families), 1.9 * layers), layout="constrained")
-    axes = figure.subplots(layers, len(families), squeeze=False)
-    for column, (family, row) in enumerate(zip(families, found, strict=True)):
-        for line, load in enumerate(row["load"]):
-            axis = axes[line][column]
-            axis.bar(range(len(load)), load, color=COLOURS[family])
-            axis.axhline(1 / len(load), color="black", linestyle="--", linewidth=0.8)
-            axis.set_title(f"{FAMILIES[family].label}, sparse layer {line + 1}", fontsize=9)
-            axis.set_xlabel("expert", fontsize=8)
-    return figure
-
-
 def summary(config: Config, rows: Sequence[Row], source: str) -> str:
     """What came out, in words, with the sign that was measured."""
     width = config.widths[-1]
@@ -269,14 +197,59 @@ def summary(config: Config, rows: Sequence[Row], source: str) -> str:
     if not best_name:
         return sentence + "No sparse family was asked for."
     order = "below" if best < dense else "above"
-    held = [c for c in make_claims(config, rows) if c.holds and "MoE" in c.name]
-    asked = sum(1 for f in config.families if FAMILIES[f].experts) * len(config.widths)
+    asked = [c for c in make_claims(config, rows) if "MoE" in c.name and "equal seconds" in c.name]
+    held = [c for c in asked if c.holds]
     verdict = (
         "One seed: nothing is claimed."
         if len(config.seeds) == 1
-        else f"MoE is better with its whole 95 % interval in {len(held)} of {asked} comparisons at equal seconds."
+        else f"MoE is better with its whole 95 % interval in {len(held)} of {len(asked)} comparisons at equal seconds."
     )
     return (
         f"{sentence}At equal seconds and width {width} the best MoE ({FAMILIES[best_name].label}) ends {abs(best - dense):.4f} nats "
         f"{order} dense ({best:.4f} against {dense:.4f}). {verdict}"
     )
+
+
+def beside_the_paper(config: Config, rows: Sequence[Row]) -> list[Row]:
+    """The paper's three headline figures, known from its summaries, beside the same quantities of this run."""
+    sparse = [family for family in config.families if FAMILIES[family].experts]
+    width = config.widths[-1]
+    step = {family: _point(rows, family, width)[0] for family in ("dense", *sparse)}
+    increases = [f"{FAMILIES[f].label} {step[f] / step['dense'] - 1:+.0%}" for f in sparse]
+    speeds = [
+        f"{line['family']} {line['speed at equal loss']:.2f}x"
+        for line in (speed_table(config, rows) if len(config.widths) > 1 else [])
+        if line["dense width"] == width and line["speed at equal loss"] and "MoE" in line["family"]
+    ]
+    points = []
+    for family in sparse:
+        mean, dense = (_mean_accuracy(config, rows, name) for name in (family, "dense"))
+        if mean is not None and dense is not None:
+            points.append(f"{FAMILIES[family].label} {100 * (mean - dense):+.2f}")
+    return [
+        {
+            "figure": "step time, dense to MoE on the same backbone",
+            "paper": "below +20 % with 3D sharding (reported)",
+            "here": f"one device, width {width}: " + ", ".join(increases) if increases else None,
+        },
+        {
+            "figure": "speed at the dense model's quality",
+            "paper": "1.6B/256E 2.06x as fast as dense 6.4B (reported)",
+            "here": f"at the loss of dense width {width}: {', '.join(speeds)}"
+            if speeds
+            else "no curve crosses that loss",
+        },
+        {
+            "figure": "mean 0-shot accuracy, points",
+            "paper": "1.6B/256E +1.75 over dense 6.4B (reported)",
+            "here": f"equal seconds, width {width}: {', '.join(points)}" if points else "no evaluation data",
+        },
+    ]
+
+
+def _mean_accuracy(config: Config, rows: Sequence[Row], family: str) -> float | None:
+    """Mean over seeds and the paper's 0-shot tasks that have data."""
+    chosen = select(rows, family=family, width=config.widths[-1], protocol="seconds")
+    tasks = [name for name in PAPER_TASKS if find_task(name).paper_shots == 0]
+    found = [row["scores"][name]["acc"] for row in chosen for name in tasks if "acc" in row["scores"].get(name, {})]
+    return statistics.fmean(found) if found else None
