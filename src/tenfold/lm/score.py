@@ -49,7 +49,7 @@ class Scores(TypedDict):
         n: rows.
         shots: demonstrations before each.
         truncated: scored texts that lost tokens on the left.
-        groups: acc of each named part of the set, e.g. groups["paradigm"]["adjunct_island"].
+        groups: acc of each named part of the set, by kind of part (such as "paradigm") and name.
     """
 
     acc: float | None
