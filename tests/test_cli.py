@@ -195,6 +195,24 @@ def test_help_of_train_and_of_a_verb_shows_docs_and_defaults(tenfold: Desk) -> N
     assert "number of devices. (default: 4)" in out
 
 
+@pytest.mark.parametrize("argv", ["--runs-dir d laptop", "--runs-dir=d laptop", "laptop --runs-dir d"])
+def test_help_of_train_knows_the_preset_beside_options_with_a_value(tenfold: Desk, argv: str) -> None:
+    code, out, err = tenfold("fake", "train", *argv.split(), "--help")
+    assert (code, err) == (0, "")
+    assert "Defaults below are those of 'laptop'" in out
+    assert tenfold("fake", "train", "--resume", "runs/x", "--help")[::2] == (0, "")
+
+
+@pytest.mark.parametrize(("stop", "code", "line"), [("verb failed", 1, "verb failed\n"), (3, 3, ""), (None, 0, "")])
+def test_a_verb_that_exits_has_the_exit_code_python_gives_it(tenfold: Desk, stop: object, code: int, line: str) -> None:
+    def leave() -> None:
+        """Leave."""
+        raise SystemExit(stop)
+
+    tenfold.modules["fake"].VERBS["leave"] = leave
+    assert tenfold("fake", "leave")[::2] == (code, line)
+
+
 def test_a_verb_gets_its_arguments(tenfold: Desk) -> None:
     assert tenfold("fake", "plan", "--devices", "8")[:2] == (0, "plan for 8\n")
 
@@ -262,6 +280,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(tenfold: Desk, argv: str, l
             1,
             "disk full (writing a); free some space, then go on with --resume",
         ),
+        (OSError(errno.EFBIG, "File too large"), 1, "disk full; free some space, then go on with --resume"),
         (RuntimeError("two\nlines"), 1, "RuntimeError: two lines (--debug shows the traceback)"),
         (KeyError("x"), 1, "KeyError: 'x' (--debug shows the traceback)"),
         (AssertionError(), 1, "AssertionError (--debug shows the traceback)"),
@@ -406,6 +425,19 @@ def test_a_tour_of_other_recipes_or_a_new_one_does_not_go_on(tenfold: Desk) -> N
     tenfold("tour", "--only", "other")
     tenfold("tour", "--new")
     assert len(list((tenfold.runs / "tour").iterdir())) == 3
+
+
+@pytest.mark.parametrize("state", ["{}", "[]", "{", '{"recipes": ["fake", "other"], "runs": 3}'])
+def test_a_tour_whose_state_cannot_be_read_is_passed_over(tenfold: Desk, state: str) -> None:
+    tenfold.modules["fake"].before_step = interrupt_at(1)
+    tenfold("tour")
+    (unfinished,) = (tenfold.runs / "tour").iterdir()
+    (tenfold.runs / "tour" / "99999999-foreign").mkdir()
+    (tenfold.runs / "tour" / "99999999-foreign" / "tour.json").write_text(state)
+    tenfold.modules["fake"].before_step = lambda config, step: None
+    code, out, err = tenfold("tour")
+    assert (code, err) == (0, "")
+    assert f"going on with the tour in {unfinished}" in out
 
 
 def test_one_failing_recipe_does_not_end_the_tour(tenfold: Desk) -> None:

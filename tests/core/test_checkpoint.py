@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -18,12 +17,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tenfold.core import checkpoint
+from tenfold.core.atomic import file_sha256
 from tenfold.core.ema import Ema
 from tenfold.core.errors import UserError
 from tenfold.core.fit import TrainState, train_step
 from tenfold.core.optim import Schedule, adamw
-from tenfold.core.stream import ArrayStream
-from tenfold.core.tree import flatten, unflatten
+from tenfold.core.stream import ArrayStream, Batcher
+from tenfold.core.tree import flatten
 
 
 class Tied(nn.Module):
@@ -176,6 +176,42 @@ def test_unfinished_writing_is_never_taken(run: Any, monkeypatch: pytest.MonkeyP
     assert not list(good.parent.glob(".*"))
 
 
+@pytest.mark.parametrize("then", ["latest", "save"])
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_kill_while_a_step_is_replaced_loses_nothing(
+    run: Any, monkeypatch: pytest.MonkeyPatch, then: str, torn: bool
+) -> None:
+    state = train(make(), 2)
+    path = checkpoint.save(run, state, keep=1)
+    rename = os.rename
+
+    def killed_before_the_second(old: Path, new: Path) -> None:
+        if new == path:
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    state.seed = 99  # what tells the new one from the old one
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed_before_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(run, state, keep=1)
+    assert sorted(left.name for left in path.parent.iterdir()) == [".step-00000002.old", ".step-00000002.tmp"]
+    if torn:
+        damage_flip(path.with_name(".step-00000002.tmp"))
+    if then == "latest":
+        assert checkpoint.latest(run) == path
+    else:
+        state.step = 3
+        with pytest.raises(TypeError):  # one that fails itself
+            checkpoint.save(run, SimpleNamespace(step=3, state_dict=lambda: {"model": {1: 2}, "stream": None}))
+    other = make()
+    checkpoint.restore(other, path)
+    assert other.seed == (3 if torn else 99)
+    state.step = 3
+    checkpoint.save(run, state)
+    assert sorted(left.name for left in path.parent.iterdir()) == ["step-00000002", "step-00000003"]
+
+
 @pytest.mark.parametrize("where", ["tensors", "json", "seal"])
 def test_full_disk(run: Any, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     state = train(make(), 1)
@@ -240,6 +276,77 @@ def test_a_checkpoint_of_another_model(run: Any) -> None:
         checkpoint.restore(other_data, path)
 
 
+def test_a_checkpoint_of_another_optimizer_or_stream(run: Any) -> None:
+    path = checkpoint.save(run, train(make(), 1))
+    other = make()
+    other.optimizer = torch.optim.SGD(other.model.parameters(), 0.1)
+    with pytest.raises(UserError, match=r"does not fit: optimizer: got SGD, need AdamW as when it was saved"):
+        checkpoint.restore(other, path)
+    other = make()
+    other.stream = Batcher(ArrayStream(torch.arange(7)), 2)
+    with pytest.raises(UserError, match=r"does not fit: KeyError: 'stream'"):
+        checkpoint.restore(other, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: {**manifest, "format": 99}, "format: got 99, need 2"),
+        (lambda manifest: {"files": {}}, "is torn: KeyError"),
+        (lambda manifest: {**manifest, "files": {}}, "is torn: KeyError"),
+        (lambda manifest: {**manifest, "files": []}, "is torn: TypeError"),
+        (lambda manifest: {**manifest, "files": {"state.json": manifest["files"]["state.json"]}}, "is torn: KeyError"),
+        (lambda manifest: {**manifest, "world": "x"}, "is torn: TypeError"),
+        (lambda manifest: [], "is torn: TypeError"),
+    ],
+)
+def test_a_malformed_manifest_is_one_line(run: Any, change: Any, message: str) -> None:
+    path = checkpoint.save(run, train(make(), 1))
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps(change(json.loads(manifest.read_text()))))
+    for read in (lambda: checkpoint.restore(make(), path), lambda: checkpoint.load_weights(Tied(), path)):
+        with pytest.raises(UserError, match=message) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    if "torn" in message:
+        with pytest.warns(RuntimeWarning, match=message):
+            assert checkpoint.latest(run) is None
+    else:  # going back would train again what another version has trained
+        with pytest.raises(UserError, match=message):
+            checkpoint.latest(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {key: value for key, value in state.items() if key != "training"}, "KeyError: 'training'"),
+        (lambda state: {**state, "training": []}, "TypeError: "),
+        (lambda state: {**state, "model": {"embedding.weight": {"$tensor": "absent"}}}, "KeyError: 'absent'"),
+        (lambda state: {**state, "model": []}, ""),
+        (lambda state: [], "TypeError: "),
+    ],
+)
+def test_a_malformed_state_is_one_line(run: Any, change: Any, message: str) -> None:
+    path = checkpoint.save(run, train(make(), 1))
+    state, manifest = path / "state.json", path / "manifest.json"
+    state.write_text(json.dumps(change(json.loads(state.read_text()))))
+    sealed = json.loads(manifest.read_text())
+    sealed["files"]["state.json"]["sha256"] = file_sha256(state)
+    manifest.write_text(json.dumps(sealed))
+    for read in (lambda: checkpoint.restore(make(), path), lambda: checkpoint.load_weights(Tied(), path)):
+        with pytest.raises(UserError, match=f"does not fit.*: {message}") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
+def test_names_that_would_leave_the_run_are_refused(run: Any, name: str) -> None:
+    for act in (lambda: checkpoint.save(run, make(), name), lambda: checkpoint.latest(run, name)):
+        with pytest.raises(ValueError, match="name: got"):
+            act()
+    assert list(run.path.iterdir()) == []
+
+
 def test_optimizer_state_goes_by_name_and_keeps_its_precision(run: Any) -> None:
     def build(regrouped: bool) -> TrainState:
         model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)).to(torch.bfloat16)
@@ -264,27 +371,3 @@ def test_optimizer_state_goes_by_name_and_keeps_its_precision(run: Any) -> None:
     state.optimizer.param_groups[0]["params"].append(nn.Parameter(torch.zeros(1)))
     with pytest.raises(ValueError, match="a parameter that is not the model's"):
         state.state_dict()
-
-
-def test_trees_of_tensors_survive_json() -> None:
-    shared = torch.arange(6.0).view(2, 3)
-    tree = {
-        "a": [shared, shared.T, shared[0], {"b": np.arange(3), "c": None}],
-        "again": shared,
-        "numbers": [1, 2.5, True, "x", float("inf"), 2**100],
-        "empty": [torch.zeros(0), torch.zeros(0, 3)],
-        "generator": torch.Generator().manual_seed(1).get_state(),
-    }
-    plain, tensors = flatten(tree)
-    assert plain["again"] == plain["a"][0]  # kept once
-    assert all(t.is_contiguous() and t.untyped_storage().nbytes() == t.nbytes for t in tensors.values())
-    back = unflatten(json.loads(json.dumps(plain)), tensors)
-    assert torch.equal(back["a"][1], shared.T)
-    assert torch.equal(back["a"][2], shared[0])
-    assert isinstance(back["a"][3]["b"], np.ndarray)
-    assert back["numbers"] == tree["numbers"]
-    assert [tuple(t.shape) for t in back["empty"]] == [(0,), (0, 3)]
-    with pytest.raises(TypeError, match="need strings"):
-        flatten({1: 2})
-    with pytest.raises(TypeError, match="state a/b: got set"):
-        flatten({"a": {"b": {1}}})

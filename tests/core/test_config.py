@@ -111,10 +111,28 @@ def test_a_required_field_must_be_there() -> None:
 
 def test_numbers_of_torch_and_numpy_become_plain() -> None:
     values = {"a": torch.tensor(2), "b": np.float32(0.5), "c": np.arange(2), "d": torch.tensor([math.nan])}
-    assert json.dumps(to_json(values), allow_nan=False) == '{"a": 2, "b": 0.5, "c": [0, 1], "d": ["NaN"]}'
+    assert json.dumps(to_json(values), allow_nan=False) == '{"a": 2, "b": 0.5, "c": [0, 1], "d": [{"$float": "NaN"}]}'
     back = restore_non_finite(to_json([math.inf, -math.inf, {"x": math.nan}]))
     assert back[:2] == [math.inf, -math.inf]
     assert math.isnan(back[2]["x"])
+
+
+def test_text_that_spells_a_number_stays_text() -> None:
+    texts = {"answers": ["NaN", "Infinity", "-Infinity"], "$float": "other data", "nested": {"$float": "x"}}
+    assert restore_non_finite(json.loads(json.dumps(to_json(texts)))) == texts
+
+
+@dataclass(frozen=True)
+class Loose:
+    limit: float
+    either: float | str = 0.0
+    anything: Any = None
+
+
+def test_a_config_takes_non_finite_floats_as_written_and_as_typed_by_hand() -> None:
+    config = Loose(math.inf, -math.inf, [math.inf])
+    assert from_json(Loose, json.loads(json.dumps(to_json(config), allow_nan=False))) == config
+    assert from_json(Loose, {"limit": "Infinity", "either": "Infinity"}) == Loose(math.inf, "Infinity")
 
 
 def test_what_is_no_data_is_refused() -> None:

@@ -103,6 +103,22 @@ def test_parts_of_a_batch_count_by_their_targets() -> None:
     assert whole.step == parts.step == 1
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_batch_without_targets_is_0_however_it_is_cut(parts: int) -> None:
+    def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
+        errors = (model(batch["x"]) - batch["y"]).square()[batch["mask"]]
+        balance = model(batch["x"]).square().mean()  # a term that does not look at the targets
+        return errors.sum() / max(1, len(errors)) + balance, {"weight": torch.tensor(len(errors)), "balance": balance}
+
+    state, before = make(lr=0.1), weights(make())
+    nothing = {**data(), "mask": torch.zeros(64, dtype=torch.bool)}
+    for group in state.optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    metrics = train_step(state, loss, [nothing] * parts)
+    assert metrics["loss"] == metrics["weight"] == metrics["grad_norm"] == float(metrics["balance"]) == 0
+    torch.testing.assert_close(weights(state), before, rtol=0, atol=0)
+
+
 def test_other_metrics_are_averaged_by_weight() -> None:
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         return model(batch["x"]).mean(), {"weight": batch["weight"], "figure": torch.tensor(batch["figure"])}
@@ -382,6 +398,13 @@ def test_log_rows_evaluation_and_names(run: FolderOnly) -> None:
     assert torch.equal(seen[-1], state.ema.average["net.0.weight"])
     assert not torch.equal(seen[-1], state.model.net[0].weight)
     assert checkpoint.latest(run, "dense") == run.path / "checkpoints/dense/step-00000007"
+
+
+def test_every_none_leaves_only_what_comes_after_the_last_step(run: FolderOnly) -> None:
+    fit(make(), masked_loss, steps=5, run=run, every=Every(log=None), evaluate=lambda model: {"score": 1.0})
+    assert [row["step"] for row in run.rows if "loss" in row] == [5]
+    assert [row["step"] for row in run.rows if "score" in row] == [5]
+    assert [path.name for path in (run.path / "checkpoints" / "main").iterdir()] == ["step-00000005"]
 
 
 def test_profile_writes_a_trace(run: FolderOnly) -> None:

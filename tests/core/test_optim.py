@@ -98,7 +98,7 @@ def test_clip_mixes_dtypes_and_passes_over_missing_gradients() -> None:
     parameters = [nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float64, torch.bfloat16, torch.float32)]
     parameters[0].grad = torch.tensor([3.0, 0.0], dtype=torch.float64)
     parameters[1].grad = torch.tensor([0.0, 4.0], dtype=torch.bfloat16)
-    assert clip_grad_norm(parameters, 2.5).item() == pytest.approx(5.0)
+    assert clip_grad_norm(params=parameters, max_norm=2.5).item() == pytest.approx(5.0)
     assert parameters[0].grad.tolist() == pytest.approx([1.5, 0.0])
     assert parameters[1].grad.tolist() == pytest.approx([0.0, 2.0])
     assert parameters[2].grad is None

@@ -90,6 +90,16 @@ def test_an_unfinished_run_says_so_until_it_is_finished(run: Run) -> None:
     assert "unfinished" not in (run.path / "report.html").read_text()
 
 
+def test_non_finite_figures_of_a_table_and_of_the_config_are_shown_as_numbers(tmp_path: Path) -> None:
+    run = Run.create("abo", "tiny", {"limit": math.inf}, tmp_path)
+    run.table("scores", [{"model": "dense", "loss": 1.5}, {"model": "NaN", "loss": math.nan}])
+    html = page(run)
+    for cell in ('<td class="n">1.5</td>', "<td>NaN</td>", '<td class="n">nan</td>'):  # text left, numbers right
+        assert cell in html
+    assert "$float" not in html
+    assert "Infinity" in html
+
+
 def test_one_point_is_no_curve(run: Run) -> None:
     run.log(0, loss=2.0, note="x")
     assert "Training curves" not in page(run)
@@ -138,7 +148,8 @@ def test_a_collection_embeds_each_run_and_links_it(tmp_path: Path) -> None:
         (0.123456, "0.1235"),
         (-2.5, "−2.5"),
         (3.0, "3"),
-        ("NaN", "nan"),
+        ({"$float": "NaN"}, "nan"),
+        ("NaN", "NaN"),
         ("text", "text"),
         ([1, 2], "[1, 2]"),
     ],

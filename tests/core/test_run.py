@@ -80,15 +80,16 @@ def test_open_refuses_what_is_no_run(tmp_path: Path, make: bool, message: str) -
 
 
 def test_log_appends_rows_that_open_can_read(run: Run) -> None:
-    run.log(0, loss=torch.tensor(2.5), note="warm-up")
+    run.log(0, loss=torch.tensor(2.5), note="NaN")
     run.log(1, model="dense", loss=math.nan)
     run.close()
     Run.open(run.path).log(2, loss=1)
     first, second, third = lines(run)
-    assert first == {"step": 0, "loss": 2.5, "note": "warm-up"}
-    assert second == {"step": 1, "model": "dense", "loss": "NaN"}  # strict JSON has no NaN
+    assert first == {"step": 0, "loss": 2.5, "note": "NaN"}
+    assert second == {"step": 1, "model": "dense", "loss": {"$float": "NaN"}}  # strict JSON has no NaN
     assert third == {"step": 2, "loss": 1}
     assert math.isnan(run.rows("dense")[0]["loss"])
+    assert run.rows()[0]["note"] == "NaN"
     assert len(run.rows()) == 3
 
 
@@ -126,7 +127,7 @@ def test_tensorboard_gets_the_numbers_and_forgets_rewound_steps(run: Run) -> Non
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for step in range(4):
-        run.log(step, model="dense", loss=float(step), note="text is no curve")
+        run.log(step, model="dense", loss=float(step), note="NaN")  # text is no curve
     run.rewind(1, "dense")
     run.log(2, model="dense", loss=20.0)
     run.close()
@@ -158,11 +159,11 @@ def test_stages_survive_and_read_the_same_before_and_after_a_resume(run: Run) ->
     assert not run.done("dense-0")
     with pytest.raises(KeyError, match="dense-0"):
         run.load_stage("dense-0")
-    run.save_stage("dense-0", {"loss": math.inf, "shape": (1, 2)})
+    run.save_stage("dense-0", {"loss": math.inf, "shape": (1, 2), "answer": "Infinity"})
     again = Run.open(run.path)
     for each in (run, again):
         assert each.done("dense-0")
-        assert each.load_stage("dense-0") == {"loss": math.inf, "shape": [1, 2]}
+        assert each.load_stage("dense-0") == {"loss": math.inf, "shape": [1, 2], "answer": "Infinity"}
     assert run.stage("dense-0") == run.path / "stages" / "dense-0.json"
 
 
@@ -176,7 +177,7 @@ def test_names_that_would_leave_the_folder_are_refused(run: Run, name: str) -> N
 def test_figure_saves_png_at_150_dpi_and_svg(run: Run) -> None:
     figure = Figure(figsize=(4, 3))
     figure.add_subplot().plot([0, 1])
-    run.figure("curve", figure, "a line")
+    run.figure("curve", fig=figure, caption="a line")
     png = (run.path / "figures" / "curve.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     width = int.from_bytes(png[16:20], "big")
@@ -185,12 +186,12 @@ def test_figure_saves_png_at_150_dpi_and_svg(run: Run) -> None:
 
 
 def test_table_is_json_and_csv(run: Run) -> None:
-    run.table("models", [{"model": "dense", "loss": 1.5}, {"model": "a, b", "extra": None}], note="n")
+    run.table("models", [{"model": "dense", "loss": 1.5}, {"model": "a, b", "extra": None, "loss": math.nan}], note="n")
     data = json.loads((run.path / "tables" / "models.json").read_text())
     assert data["columns"] == ["model", "loss", "extra"]
     assert data["rows"][0] == {"model": "dense", "loss": 1.5}
     with open(run.path / "tables" / "models.csv", newline="") as file:
-        assert list(csv.reader(file)) == [["model", "loss", "extra"], ["dense", "1.5", ""], ["a, b", "", ""]]
+        assert list(csv.reader(file)) == [["model", "loss", "extra"], ["dense", "1.5", ""], ["a, b", "nan", ""]]
 
 
 def test_finish_writes_result_and_report(run: Run) -> None:

@@ -24,6 +24,9 @@ def test_paired_t_by_hand_and_against_scipy() -> None:
 def test_paired_t_without_spread() -> None:
     assert paired_t([0.5, 0.5]).ci95 == (0.5, 0.5)
     assert paired_t([0.0, 0.0]).p_value == 1.0
+    tenths = paired_t([0.1] * 3)  # whose mean is not 0.1 to the last bit
+    assert tenths.low == tenths.value == tenths.high == pytest.approx(0.1, rel=1e-15)
+    assert tenths.p_value == 0.0
 
 
 def test_bootstrap_agrees_with_scipy() -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenfold.core import packing
 from tenfold.core.packing import PackedRow
 from tenfold.core.stream import ArrayStream, Batcher, Mixture, Packer, Segment, Stream, collate_rows, permutation
 from tenfold.core.tree import flatten, unflatten
@@ -239,6 +240,41 @@ def test_packing_loses_and_repeats_no_token(sizes: list[int], length: int, open_
             assert int(starts.sum()) == len(unpack(row))
         if mode == "first_fit":
             assert all(tuple(document) in whole for document in documents if 0 < len(document) <= length + 1)
+
+
+def first_fit(sizes: list[int], capacity: int, open_rows: int) -> list[list[int]]:
+    """Sizes of the pieces in each row, by the rule as it is written."""
+    rows: list[list[int]] = []
+    ready: list[list[int]] = []
+    for size in sizes:
+        while size:
+            piece = min(size, capacity)
+            fitting = [row for row in rows if sum(row) + piece <= capacity]
+            row = fitting[0] if fitting else []
+            if not fitting:
+                rows.append(row)
+            row.append(piece)
+            size -= piece
+            if sum(row) == capacity:
+                rows = [other for other in rows if other is not row]
+                ready.append(row)
+            if len(rows) > open_rows:
+                ready.append(rows.pop(0))
+    return ready + rows
+
+
+@given(DOCUMENTS, st.integers(1, 6), st.integers(1, 3))
+def test_first_fit_agrees_with_its_rule(sizes: list[int], length: int, open_rows: int) -> None:
+    rows = pack(numbered(sizes), length, "first_fit", open_rows=open_rows)
+    assert [list(map(len, unpack(row))) for row in rows] == first_fit(sizes, length + 1, open_rows)
+
+
+def test_first_fit_does_not_count_the_tokens_of_open_rows_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    size = packing._size
+    monkeypatch.setattr(packing, "_size", lambda piece: counted.append(piece) or size(piece))
+    pack([[1] * 7] * 100, 9, "first_fit", open_rows=64)
+    assert len(counted) == 200  # each document once to find its row, once to fill it
 
 
 @settings(max_examples=50)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tenfold
 from tenfold.core.config import did_you_mean
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, is_disk_full
 
 USAGE = """\
 usage: tenfold list                              the ten recipes, and which of them work
@@ -44,8 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, debug = _take_debug(list(sys.argv[1:] if argv is None else argv))
     try:
         return _dispatch(arguments)
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 0
+    except SystemExit as stop:  # --help, or a verb that gives up
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        _say(str(stop.code))
+        return 1
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
@@ -107,8 +109,8 @@ def _report(error: Exception, debug: bool) -> int:
         if int(os.environ.get("RANK", "0")) == 0:  # every rank read the same arguments and says the same
             _say(f"error: {_file_trouble(error) or text or type(error).__name__}")
         return 2
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = f" (writing {error.filename})" if error.filename else ""
+    if is_disk_full(error):
+        place = f" (writing {error.filename})" if isinstance(error, OSError) and error.filename else ""
         _say(f"error: disk full{place}; free some space, then go on with --resume")
         return 1
     rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""

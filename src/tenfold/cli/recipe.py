@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tenfold.cli.entry import INTERRUPTED
 from tenfold.cli.options import take_value, wants_help
 from tenfold.core import config
 from tenfold.core.errors import UserError
@@ -19,8 +20,6 @@ from tenfold.recipes.registry import Recipe
 if TYPE_CHECKING:
     from tenfold.core.claims import Claim, Result
     from tenfold.core.run import Run
-
-INTERRUPTED = 130
 
 
 def main(recipe: Recipe, argv: list[str]) -> int:
@@ -46,11 +45,11 @@ def main(recipe: Recipe, argv: list[str]) -> int:
 def train(recipe: Recipe, module: ModuleType, argv: list[str]) -> int:
     """`train [PRESET] [--field value ...] [--runs-dir DIR]` or `train --resume RUN`."""
     command = f"tenfold {recipe.name} train"
-    if wants_help(argv):
-        _train_help(recipe, module, [word for word in argv if not word.startswith("--r")], command)
-        return 0
     resume, rest = take_value(argv, "--resume", command)
     runs_dir, rest = take_value(rest, "--runs-dir", command)
+    if wants_help(rest):
+        _train_help(recipe, module, rest, command)
+        return 0
     if resume is None:
         settings = config.parse(module.PRESETS, rest, prog=command)
         preset, _ = config.take_preset(module.PRESETS, rest)

@@ -8,15 +8,16 @@ import shlex
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import tenfold
+from tenfold import __version__
 from tenfold.cli import recipe as recipe_command
+from tenfold.cli.entry import INTERRUPTED
 from tenfold.cli.options import refuse, take_flag, take_value, wants_help
 from tenfold.core.atomic import write_atomic
-from tenfold.core.config import read_json
+from tenfold.core.config import from_json, read_json
 from tenfold.core.errors import UserError
 from tenfold.recipes import registry
 from tenfold.recipes.registry import Recipe
@@ -44,11 +45,19 @@ class Tour:
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     ended: bool = False
+    tenfold: str = __version__
 
     def save(self) -> None:
-        state: dict[str, object] = {"tenfold": tenfold.__version__, "recipes": self.recipes, "runs": self.runs}
-        state |= {"finished": self.finished, "failed": self.failed, "ended": self.ended}
+        state = {name: value for name, value in asdict(self).items() if name != "path"}
         write_atomic(self.path / "tour.json", json.dumps(state, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Tour | None:
+        """The tour of a folder; None where its state cannot be read, so that it cannot go on."""
+        try:
+            return from_json(cls, {**read_json(path / "tour.json"), "path": str(path)})
+        except (UserError, TypeError, OSError):
+            return None
 
 
 def main(argv: list[str]) -> int:
@@ -78,7 +87,7 @@ def main(argv: list[str]) -> int:
             _report(tour, recipes)
             again = ["tenfold", "tour", *(word for word in argv if word != "--new")]
             print(f"\ninterrupted; go on with: {shlex.join(again)}", file=sys.stderr, flush=True)
-            return recipe_command.INTERRUPTED
+            return INTERRUPTED
         print(f"{head}: {_outcome(tour, recipe)} ({_clock(time.monotonic() - begun)} since the start)", flush=True)
     tour.ended = not tour.failed
     tour.save()
@@ -146,18 +155,13 @@ def _begin(folder: Path, recipes: list[Recipe]) -> Tour:
 
 def _unfinished(folder: Path, recipes: list[str]) -> Tour | None:
     """The newest tour of the same recipes, where it has not ended and this version began it."""
-    states = sorted(folder.glob("*/tour.json"), key=lambda file: file.parent.name)
-    same = [(file.parent, state) for file in states if (state := read_json(file))["recipes"] == recipes]
-    if not same:
-        return None
-    path, state = same[-1]
-    if state["ended"] or state["tenfold"] != tenfold.__version__:
-        return None
-    return Tour(path, state["recipes"], state["runs"], state["finished"], state["failed"])
+    paths = sorted((file.parent for file in folder.glob("*/tour.json")), key=lambda path: path.name)
+    same = [tour for tour in map(Tour.load, paths) if tour is not None and tour.recipes == recipes]
+    return same[-1] if same and not same[-1].ended and same[-1].tenfold == __version__ else None
 
 
 def _report(tour: Tour, recipes: list[Recipe]) -> Path:
-    """Save the state and write the tour's page."""
+    """Write the tour's page."""
     from tenfold.core import report
 
     entries = []

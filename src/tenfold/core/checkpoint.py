@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,14 +33,15 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.tensor import DTensor
 
-from tenfold.core.errors import UserError
+from tenfold.core.atomic import checked_name, file_sha256, sync
+from tenfold.core.errors import UserError, is_disk_full
 from tenfold.core.mesh import is_main
 from tenfold.core.tree import flatten, unflatten
 
 if TYPE_CHECKING:
     from tenfold.core.fit import TrainState
 
-FORMAT = 1
+FORMAT = 2  # 1 did not name the optimizer's class
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITE_ERRORS = (OSError, SafetensorError, CheckpointException)
 
@@ -69,12 +70,13 @@ def save(run: RunFolder, state: TrainState, name: str = "main", *, keep: int = 2
     """
     if keep < 1:
         raise ValueError(f"keep: got {keep}, need at least 1")
-    folder = run.path / "checkpoints" / name
+    folder = run.path / "checkpoints" / checked_name(name)
     final = folder / f"step-{state.step:08d}"
-    temporary = folder / f".{final.name}.tmp"
+    temporary = _aside(final, "tmp")
     tree = state.state_dict()
 
     def prepare() -> None:
+        _recover(folder)
         for stale in folder.glob(".step-*"):
             shutil.rmtree(stale)
         temporary.mkdir(parents=True)
@@ -90,7 +92,7 @@ def save(run: RunFolder, state: TrainState, name: str = "main", *, keep: int = 2
     except _WRITE_ERRORS as error:
         if is_main():
             shutil.rmtree(temporary, ignore_errors=True)
-        if _is_disk_full(error):
+        if _no_room(error):
             raise UserError(f"disk full while writing {final}: free some space, then resume {run.path}") from error
         raise
     if is_main():
@@ -101,39 +103,50 @@ def save(run: RunFolder, state: TrainState, name: str = "main", *, keep: int = 2
 
 
 def latest(run: RunFolder, name: str = "main") -> Path | None:
-    """The newest checkpoint whose checksums hold; None if there is none. A torn one is passed over with a warning."""
-    step = -1
-    if is_main():
-        found = _steps(run.path / "checkpoints" / name)
+    """The newest checkpoint whose checksums hold; None if there is none. A torn one is passed over with a warning.
+
+    Raises:
+        UserError: one that another version wrote: passing over it would train its steps again.
+    """
+    folder = run.path / "checkpoints" / checked_name(name)
+    step = torch.tensor(-1)
+
+    def look() -> None:
+        _recover(folder)
+        found = _steps(folder)
         for candidate in sorted(found, reverse=True):
             try:
                 verify(found[candidate])
             except TornCheckpointError as error:
-                warnings.warn(f"{error}; going back to the one before it", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{error}; going back to the one before it", RuntimeWarning, stacklevel=4)
             else:
-                step = candidate
+                step.fill_(candidate)
                 break
+
+    _together(look, main_only=True)
     if _world() > 1:
-        shared = torch.tensor(step)
-        dist.broadcast(shared, src=0)
-        step = int(shared)
-    return None if step < 0 else run.path / "checkpoints" / name / f"step-{step:08d}"
+        dist.broadcast(step, src=0)
+    return None if step < 0 else folder / f"step-{int(step):08d}"
 
 
 def verify(path: Path) -> None:
-    """Check every file of a checkpoint against its manifest.
+    """Check that a checkpoint has all its files, each as the manifest says.
 
     Raises:
         TornCheckpointError: naming the first file that is missing or different.
+        UserError: a version with another format wrote it.
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        for file, sealed in manifest["files"].items():
-            if _digest(path / file) != sealed["sha256"]:
+        if manifest["format"] != FORMAT:
+            raise UserError(f"checkpoint {path}: format: got {manifest['format']!r}, need {FORMAT}")
+        needed = ["state.json", *(f"{_rank_folder(rank)}/stream.json" for rank in range(manifest["world"]))]
+        for file in [*needed, *manifest["files"]]:
+            if file_sha256(path / file) != manifest["files"][file]["sha256"]:
                 raise TornCheckpointError(f"checkpoint {path} is torn: {file} does not match its checksum")
+    except UserError:
+        raise
     except (OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, TornCheckpointError):
-            raise
         raise TornCheckpointError(f"checkpoint {path} is torn: {type(error).__name__} while reading it") from error
 
 
@@ -144,20 +157,15 @@ def restore(state: TrainState, path: Path) -> None:
         UserError: the checkpoint is torn, or does not fit the model, the optimizer or the stream.
     """
     _together(lambda: verify(path), main_only=True)
-    plain = json.loads((path / "state.json").read_text())
     parameters = dict(state.model.named_parameters())
-    try:
+    with _fitting(path):
+        plain = json.loads((path / "state.json").read_text())
         tree = {
             **unflatten(plain["training"], _read(path / "training", parameters)),
             "model": unflatten(plain["model"], _read(path / "model", dict(state.model.state_dict()))),
             "stream": _read_stream(path, plain["world"]),
         }
         state.load_state_dict(tree)
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"checkpoint {path} does not fit: {reason}") from error
 
 
 def resume(run: RewindableRun, state: TrainState, name: str = "main") -> bool:
@@ -181,20 +189,31 @@ def load_weights(model: nn.Module, path: Path, *, averaged: bool = False) -> Non
         UserError: the checkpoint is torn, holds no average, or does not fit the model.
     """
     _together(lambda: verify(path), main_only=True)
-    plain = json.loads((path / "state.json").read_text())
-    ema = plain["training"]["ema"]
-    if averaged and ema is None:
-        raise UserError(f"checkpoint {path} holds no averaged weights: it was trained without ema")
-    try:
+    with _fitting(path, " the model"):
+        plain = json.loads((path / "state.json").read_text())
+        ema = plain["training"]["ema"]
+        if averaged and ema is None:
+            raise UserError(f"checkpoint {path} holds no averaged weights: it was trained without ema")
         model.load_state_dict(unflatten(plain["model"], _read(path / "model", dict(model.state_dict()))))
-    except RuntimeError as error:
-        raise UserError(f"checkpoint {path} does not fit the model: {' '.join(str(error).split())[:300]}") from error
-    if averaged:
-        parameters = dict(model.named_parameters())  # tied ones once, as in the average
-        average = unflatten(ema["average"], _read(path / "training", parameters))
-        with torch.no_grad():
-            for name, tensor in average.items():
-                parameters[name].copy_(tensor)
+        if averaged:
+            parameters = dict(model.named_parameters())  # tied ones once, as in the average
+            average = unflatten(ema["average"], _read(path / "training", parameters))
+            with torch.no_grad():
+                for name, tensor in average.items():
+                    parameters[name].copy_(tensor)
+
+
+@contextmanager
+def _fitting(path: Path, what: str = "") -> Iterator[None]:
+    """Turn whatever is raised by contents that are not as expected into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, *_WRITE_ERRORS) as error:
+        reason = " ".join(str(error).split())[:300]
+        named = reason if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {reason}"
+        raise UserError(f"checkpoint {path} does not fit{what}: {named}") from error
 
 
 def _write(folder: Path, tree: Mapping[str, Any]) -> None:
@@ -206,7 +225,7 @@ def _write(folder: Path, tree: Mapping[str, Any]) -> None:
         _write_tensors(folder / section, tensors)
     if is_main():
         (folder / "state.json").write_text(json.dumps(plain))
-    own = folder / f"rank-{_rank():05d}"
+    own = folder / _rank_folder(_rank())
     own.mkdir()
     stream, tensors = flatten(tree["stream"])
     (own / "stream.json").write_text(json.dumps(stream))
@@ -252,16 +271,20 @@ def _read(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_stream(path: Path, world: int) -> Any:
     """This rank's position in the data; with another number of ranks, the one position that all of them had."""
     if world == _world():
-        return _read_rank(path / f"rank-{_rank():05d}")
-    texts = {(path / f"rank-{rank:05d}" / "stream.json").read_text() for rank in range(world)}
+        return _read_rank(path / _rank_folder(_rank()))
+    texts = {(path / _rank_folder(rank) / "stream.json").read_text() for rank in range(world)}
     files = list(path.glob("rank-*/stream.safetensors"))
-    digests = {_digest(file) for file in files}
+    digests = {file_sha256(file) for file in files}
     if len(texts) > 1 or len(digests) > 1:
         raise UserError(
             f"checkpoint {path}: its {world} ranks stood at different places in the data, which {_world()} cannot "
             f"take over; start {world} processes"
         )
-    return _read_rank(path / "rank-00000")
+    return _read_rank(path / _rank_folder(0))
+
+
+def _rank_folder(rank: int) -> str:
+    return f"rank-{rank:05d}"
 
 
 def _read_rank(folder: Path) -> Any:
@@ -273,37 +296,39 @@ def _seal(folder: Path, step: int) -> None:
     """Write the manifest; every file and folder is on the disk before it, and it before the rename."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     sealed = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in files
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in files
     }
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps({"format": FORMAT, "step": step, "world": _world(), "files": sealed}, indent=1))
     for path in [*files, manifest, *(entry for entry in folder.rglob("*") if entry.is_dir()), folder]:
-        _sync(path)
+        sync(path)
 
 
 def _replace(temporary: Path, final: Path) -> None:
     """Rename, after moving a folder of the same step out of the way: it is torn, or of an attempt taken back."""
-    old = final.with_name(f".{final.name}.old")
+    old = _aside(final, "old")
     if final.exists():
         os.rename(final, old)
     os.rename(temporary, final)
-    _sync(final.parent)
+    sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open folders
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _recover(folder: Path) -> None:
+    """End what a kill between the two renames of `_replace` left: the new folder gets its name, or else the old one."""
+    for old in folder.glob(".step-*.old"):
+        final = folder / old.name.removeprefix(".").removesuffix(".old")
+        for left in (_aside(final, "tmp"), old):
+            if not final.exists():
+                with suppress(UserError):
+                    verify(left)
+                    os.rename(left, final)
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _aside(final: Path, suffix: str) -> Path:
+    """The name of a folder before it is `final`, or after it was: nobody takes it for a checkpoint."""
+    return final.with_name(f".{final.name}.{suffix}")
 
 
 def _steps(folder: Path) -> dict[int, Path]:
@@ -311,13 +336,11 @@ def _steps(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for path, match in found.items() if match is not None}
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def _no_room(error: BaseException) -> bool:
+    """`is_disk_full`, also of an error that holds those of all ranks."""
     if isinstance(error, CheckpointException):
-        return any(_is_disk_full(failure[0]) for failure in error.failures.values())
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # The library that writes safetensors names the system's error in its text only.
-    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+        return any(_no_room(failure[0]) for failure in error.failures.values())
+    return is_disk_full(error)
 
 
 def _together(action: Callable[[], None], *, main_only: bool = False) -> None:
@@ -329,7 +352,7 @@ def _together(action: Callable[[], None], *, main_only: bool = False) -> None:
         except (*_WRITE_ERRORS, UserError) as error:
             failure = error
     if _world() > 1:
-        code = 0 if failure is None else errno.ENOSPC if _is_disk_full(failure) else errno.EIO
+        code = 0 if failure is None else errno.ENOSPC if _no_room(failure) else errno.EIO
         worst = torch.tensor(code)
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         if failure is None and int(worst):

@@ -21,20 +21,24 @@ from tenfold.core.errors import UserError
 
 T = TypeVar("T")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_FLOAT = "$float"  # key of the object that stands for a non-finite float, which JSON lacks
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON data: dataclasses become objects, tuples lists, paths and non-finite floats text, tensors numbers.
+    """Plain JSON data: dataclasses become objects, tuples lists, paths text, tensors numbers.
+
+    NaN and the infinities become the objects {"$float": "NaN"}, "Infinity" and "-Infinity", which `restore_non_finite`
+    reads back; no other data may look like them.
 
     Raises:
         TypeError: anything else, named.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    if isinstance(value, float):  # JSON has no NaN: written as text, read back by `restore_non_finite`
+    if isinstance(value, float):
         if math.isfinite(value):
             return float(value)
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+        return {_FLOAT: "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, Mapping):
@@ -49,12 +53,12 @@ def to_json(value: Any) -> Any:
 
 
 def restore_non_finite(value: Any) -> Any:
-    """The texts by which `to_json` spells NaN and the infinities become floats again, at any depth."""
-    if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
+    """The objects by which `to_json` stands for NaN and the infinities become floats again, at any depth."""
     if isinstance(value, list):
         return [restore_non_finite(item) for item in value]
     if isinstance(value, dict):
+        if value.keys() == {_FLOAT} and isinstance(value[_FLOAT], str) and value[_FLOAT] in _NON_FINITE:
+            return _NON_FINITE[value[_FLOAT]]
         return {key: restore_non_finite(item) for key, item in value.items()}
     return value
 
@@ -64,7 +68,7 @@ def from_json(kind: type[T], data: Any, *, where: str = "config.json") -> T:
 
     Args:
         kind: a dataclass; its fields may be numbers, text, bool, Literal, Optional, unions, tuples, lists, dicts,
-            paths and further dataclasses.
+            paths and further dataclasses. A float may also be one of the texts "NaN", "Infinity", "-Infinity".
         data: what `json.loads` gave.
         where: what an error message calls the source.
     Raises:
@@ -90,7 +94,7 @@ def _build(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> Any:
     if origin is typing.Annotated:
         return _build(arguments[0], data, where, path)
     if kind is Any:
-        return data
+        return restore_non_finite(data)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, data, where, path)
     if origin is Literal:
@@ -116,6 +120,7 @@ def _build_plain(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> Any
     if kind is int and isinstance(data, int) and not isinstance(data, bool):
         return data
     if kind is float:
+        data = restore_non_finite(data)
         if isinstance(data, (int, float)) and not isinstance(data, bool):
             return float(data)
         if isinstance(data, str) and data in _NON_FINITE:

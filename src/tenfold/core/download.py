@@ -7,7 +7,6 @@ place. Whatever goes wrong, the destination is absent or whole, and the error is
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import re
@@ -27,15 +26,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from tenfold import __version__
-from tenfold.core.atomic import replacing
-from tenfold.core.errors import UserError
+from tenfold.core.atomic import file_sha256, replacing
+from tenfold.core.errors import UserError, is_disk_full
 
 BLOCK = 1 << 18
 MAX_REDIRECTS = 5
 LONGEST_WAIT = 30.0  # seconds between two attempts, also where a server's Retry-After asks for more
 LEAST_PROGRESS = 1024  # bytes per `timeout` seconds; a server that drips more slowly counts as silent
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class _Interrupted(Exception):
@@ -91,16 +89,10 @@ def download(
                 with replacing(destination) as temporary:
                     part.rename(temporary)
             except OSError as fault:
-                if fault.errno in DISK_FULL:
+                if is_disk_full(fault):
                     part.unlink(missing_ok=True)  # gives the room back; what it held is cheap to fetch again
                 raise
     return destination
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -109,7 +101,7 @@ def disk_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        if fault.errno in DISK_FULL:
+        if is_disk_full(fault):
             raise UserError(f"disk full: no room for {path}; free some (or set TENFOLD_CACHE) and try again") from fault
         reason = fault.strerror or fault
         raise UserError(f"cannot write {path}: {reason}; set TENFOLD_CACHE to a folder you own") from fault

@@ -50,7 +50,7 @@ class NonFiniteError(UserError):
 class Every:
     """Steps between log rows, evaluations and checkpoints; None: only after the last step."""
 
-    log: int = 10
+    log: int | None = 10
     eval: int | None = None
     save: int | None = None
 
@@ -139,7 +139,7 @@ def train_step(
     """One optimizer step over the micro-batches of one batch; depends on its arguments alone and changes `state`.
 
     Each micro-batch counts by its weight, its number of targets: one batch of 128 equals eight of 16 equals two ranks
-    with 64 each. Other metrics are averaged with the same weights.
+    with 64 each. Other metrics are averaged with the same weights. Without any target all of them are 0.
 
     Args:
         loss: `loss(model, batch)` gives the mean over the batch's targets, and metrics (numbers or tensors without
@@ -169,9 +169,10 @@ def train_step(
             value, metrics = loss(state.model, batch)
         if "weight" not in metrics:
             raise ValueError('loss: its metrics lack "weight", the number of targets of the batch')
-        # Sums over targets, so that the parts of a batch add up; the division by the whole weight follows at the end.
-        (value if alone else value * metrics["weight"]).backward()
-        _add(totals, {**metrics, "loss": value.detach()}, 1 if alone else metrics["weight"])
+        # Sums over targets, so that parts add up, divided at the end; a lone part is a mean already, 0 without any.
+        share = metrics["weight"] != 0 if alone else metrics["weight"]
+        (value * share).backward()
+        _add(totals, {**metrics, "loss": value.detach()}, share)
     if not alone:
         totals = _average(totals, mesh)
         reduce_gradients(parameters, mesh)
@@ -227,13 +228,18 @@ def _average(totals: dict[str, Any], mesh: DeviceMesh | None) -> dict[str, Any]:
     values = [torch.as_tensor(totals[name], dtype=torch.float64, device=device) for name in names]
     summed = dict(zip(names, sum_over_batch(torch.stack(values), mesh), strict=True))
     weight = summed.pop("weight")
-    return {**{name: value / weight for name, value in summed.items()}, "weight": weight}
+    return {**{name: value / _divisor(weight) for name, value in summed.items()}, "weight": weight}
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], weight: Tensor) -> None:
     grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
     if grads:
-        torch._foreach_div_(grads, weight.to(grads[0].dtype))
+        torch._foreach_div_(grads, _divisor(weight).to(grads[0].dtype))
+
+
+def _divisor(weight: Tensor) -> Tensor:
+    """The weight of a batch; 1 where it has no target, so that its mean is 0 and not NaN."""
+    return weight.where(weight != 0, 1)
 
 
 def _check_finite(state: TrainState, what: str, value: float, lr: float) -> None:
@@ -338,17 +344,21 @@ def fit(
             tracer.step()
             last = done() >= 1
             bar.update(done(), state.step, metrics["loss"], meter.rate)
-            if main and (last or stop or state.step % every.log == 0):
+            if main and (last or stop or _due(state, every.log)):
                 run.log(state.step, model=name, **_floats(metrics), seconds=state.seconds, **meter.read())
-            if evaluate is not None and (last or (every.eval is not None and state.step % every.eval == 0)):
+            if evaluate is not None and (last or _due(state, every.eval)):
                 figures = _evaluate(state, evaluate)
                 if main:
                     run.log(state.step, model=name, **figures)
-            if last or stop or (every.save is not None and state.step % every.save == 0):
+            if last or stop or _due(state, every.save):
                 checkpoint.save(run, state, name)
             if stop or (last and interrupt.requested):  # asked for during the last evaluation: the caller must hear it
                 raise KeyboardInterrupt
     return state
+
+
+def _due(state: TrainState, every: int | None) -> bool:
+    return every is not None and state.step % every == 0
 
 
 def _endless(stream: Stream) -> Iterator[Any]:

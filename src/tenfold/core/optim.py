@@ -95,14 +95,14 @@ def adamw(
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
 
 
-def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scale all gradients so that their joint 2-norm is at most `max_norm`, in place.
 
     Plain tensors and DTensors of any mixture of meshes may stand side by side (torch's own function refuses that).
     A value held by several ranks counts once; squares of shards are summed by one all-reduce for each mesh axis.
 
     Args:
-        parameters: those without a gradient are passed over.
+        params: those without a gradient are passed over.
         max_norm: > 0; None measures the norm and changes nothing.
     Returns:
         The norm before clipping, a tensor without dimensions, the same on every rank of the meshes involved.
@@ -111,7 +111,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -
         raise ValueError(f"max_norm: got {max_norm}, need > 0")
     # (dtype, None) for whole gradients, (dtype, mesh, the axes it is sharded over) for parts of one.
     kinds: dict[tuple[Any, ...], list[Tensor]] = {}
-    for parameter in parameters:
+    for parameter in params:
         grad = parameter.grad
         if grad is None:
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -61,6 +61,18 @@ def collate_rows(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
     return {name: torch.stack([getattr(row, name) for row in rows]) for name in ("tokens", "segment_ids", "positions")}
 
 
+@dataclass(eq=False)
+class _OpenRow:
+    """A row that still takes documents; its size is kept, since first fit asks every open row for it."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.size += _size(piece)
+
+
 class Packer:
     """Stream of packed rows over a stream of documents (arrays or lists of ids, or lists of `Segment`).
 
@@ -99,7 +111,7 @@ class Packer:
         self.document_mask = document_mask
         self.separator = separator
         self.padding = padding
-        self._open: list[list[Piece]] = []
+        self._open: list[_OpenRow] = []
         self._ready: deque[list[Piece]] = deque()
 
     def __iter__(self) -> Iterator[PackedRow]:
@@ -112,7 +124,7 @@ class Packer:
             except StopIteration:
                 if not self._open:
                     return
-                self._ready.extend(self._open)
+                self._ready.extend(row.pieces for row in self._open)
                 self._open = []
             else:
                 self._add(self._segments(document))
@@ -121,13 +133,13 @@ class Packer:
         """The stream's state and the rows that are open or not yet handed out."""
         return {
             "stream": self.stream.state_dict(),
-            "open": [_plain(row) for row in self._open],
+            "open": [_plain(row.pieces) for row in self._open],
             "ready": [_plain(row) for row in self._ready],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.stream.load_state_dict(state["stream"])
-        self._open = [_row(row) for row in state["open"]]
+        self._open = [_OpenRow(row, sum(map(_size, row))) for row in map(_row, state["open"])]
         self._ready = deque(_row(row) for row in state["ready"])
 
     def _segments(self, document: Any) -> Piece:
@@ -146,25 +158,23 @@ class Packer:
     def _add(self, rest: Piece) -> None:
         """Place a document; rows that are full or pushed out become ready, in that order."""
         while rest:
-            size = _size(rest)
             if self.mode == "concat":
                 # The last open row takes what it can; only a segment that may not be cut leaves a gap behind.
                 row = self._open[-1] if self._open else self._new_row()
             else:
-                wanted = min(size, self.capacity)
-                fitting = [row for row in self._open if self.capacity - _row_size(row) >= wanted]
-                row = fitting[0] if fitting else self._new_row()
-            piece, rest = _cut(rest, self.capacity - _row_size(row))
+                fullest = self.capacity - min(_size(rest), self.capacity)
+                row = next((row for row in self._open if row.size <= fullest), None) or self._new_row()
+            piece, rest = _cut(rest, self.capacity - row.size)
             if piece:
-                row.append(piece)
-            if not piece or _row_size(row) == self.capacity:
-                self._open = [other for other in self._open if other is not row]
-                self._ready.append(row)
+                row.add(piece)
+            if not piece or row.size == self.capacity:
+                self._open.remove(row)
+                self._ready.append(row.pieces)
             if len(self._open) > self.open_rows:
-                self._ready.append(self._open.pop(0))
+                self._ready.append(self._open.pop(0).pieces)
 
-    def _new_row(self) -> list[Piece]:
-        self._open.append([])
+    def _new_row(self) -> _OpenRow:
+        self._open.append(_OpenRow())
         return self._open[-1]
 
     def _render(self, row: list[Piece]) -> PackedRow:
@@ -193,10 +203,6 @@ class Packer:
 
 def _size(piece: Piece) -> int:
     return sum(len(segment.ids) for segment in piece)
-
-
-def _row_size(row: list[Piece]) -> int:
-    return sum(_size(piece) for piece in row)
 
 
 def _cut(piece: Piece, room: int) -> tuple[Piece, Piece]:

@@ -115,7 +115,7 @@ def read_section(run: Path) -> Section:
     texts = {item["name"]: item["text"] for item in saved["items"] if item["kind"] == "text"}
     return Section(
         about=about,
-        config=_flat(config),
+        config=_flat(restore_non_finite(config)),
         finished=result is not None,
         seconds=result["seconds"] if result else clock["seconds"],
         seeds=_seeds(config),
@@ -131,7 +131,7 @@ def _filled(run: Path, item: Mapping[str, Any]) -> dict[str, Any]:
     if item["kind"] == "figure":
         return {**item, **_picture((run / "figures" / f"{item['name']}.png").read_bytes())}
     if item["kind"] == "table":
-        table = read_json(run / "tables" / f"{item['name']}.json")
+        table = restore_non_finite(read_json(run / "tables" / f"{item['name']}.json"))
         rows = [[row.get(column) for column in table["columns"]] for row in table["rows"]]
         right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)]
         return {**item, **table, "rows": rows, "right": right}

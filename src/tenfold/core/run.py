@@ -28,7 +28,7 @@ from filelock import FileLock
 
 import tenfold
 from tenfold.core import report
-from tenfold.core.atomic import append_line, write_atomic
+from tenfold.core.atomic import append_line, checked_name, write_atomic
 from tenfold.core.claims import Claim, Result
 from tenfold.core.config import read_json, restore_non_finite, to_json
 from tenfold.core.errors import UserError
@@ -90,7 +90,7 @@ class Run:
             clock: seconds; tests pass their own.
         """
         root = Path(runs_dir if runs_dir is not None else os.environ.get("TENFOLD_RUNS") or "runs")
-        path = _new_folder(root / _checked(recipe), f"{datetime.now():%Y%m%d-%H%M%S}-{_checked(preset)}")
+        path = _new_folder(root / checked_name(recipe), f"{datetime.now():%Y%m%d-%H%M%S}-{checked_name(preset)}")
         for folder in ("checkpoints", "figures", "stages", "tables"):
             (path / folder).mkdir()
         about = {
@@ -204,13 +204,13 @@ class Run:
 
     def _tensorboard_folder(self, model: str | None) -> Path:
         """One folder a model, so that TensorBoard lays their curves over one another."""
-        return self.path / "tensorboard" / (_checked(model) if model else "")
+        return self.path / "tensorboard" / (checked_name(model) if model else "")
 
     # Stages: parts of a long recipe that a resumed run need not do again.
 
     def stage(self, name: str) -> Path:
         """The file that a finished stage leaves."""
-        return self.path / "stages" / f"{_checked(name)}.json"
+        return self.path / "stages" / f"{checked_name(name)}.json"
 
     def done(self, name: str) -> bool:
         """Whether the stage was saved, by this process, by a worker of it or before a resume."""
@@ -222,7 +222,7 @@ class Run:
     def save_stage(self, name: str, data: Any = None) -> None:
         """Mark a stage as done and keep its outcome (JSON data; under torchrun the same on every rank)."""
         text = json.dumps(to_json(data), indent=1)
-        self._stages[_checked(name)] = restore_non_finite(json.loads(text))  # what a resumed run would read
+        self._stages[checked_name(name)] = restore_non_finite(json.loads(text))  # what a resumed run would read
         if self._main:
             write_atomic(self.stage(name), text)
             self._save_clock()
@@ -241,9 +241,9 @@ class Run:
 
     def text(self, name: str, paragraph: str) -> None:
         """A plain paragraph of the report. The one named `summary` stands at its top; other names are headings."""
-        self._item({"kind": "text", "name": _checked(name), "text": paragraph})
+        self._item({"kind": "text", "name": checked_name(name), "text": paragraph})
 
-    def figure(self, name: str, figure: Figure, caption: str | None = None) -> None:
+    def figure(self, name: str, fig: Figure, caption: str | None = None) -> None:
         """Save a matplotlib figure as figures/<name>.png (150 dpi) and .svg; it stays open.
 
         Build it with `matplotlib.figure.Figure(...)`: pyplot would hold on to it.
@@ -252,8 +252,8 @@ class Run:
             return
         for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, bbox_inches="tight", **options)
-            write_atomic(self.path / "figures" / f"{_checked(name)}.{kind}", buffer.getvalue())
+            fig.savefig(buffer, format=kind, bbox_inches="tight", **options)
+            write_atomic(self.path / "figures" / f"{checked_name(name)}.{kind}", buffer.getvalue())
         self._item({"kind": "figure", "name": name, "caption": caption})
 
     def table(self, name: str, rows: Iterable[Mapping[str, Any]], note: str | None = None) -> None:
@@ -265,8 +265,8 @@ class Run:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(plain)
-        file = self.path / "tables" / f"{_checked(name)}.json"
+        writer.writerows(restore_non_finite(plain))
+        file = self.path / "tables" / f"{checked_name(name)}.json"
         write_atomic(file.with_name(f"{name}.csv"), buffer.getvalue())
         _write_json(file, {"name": name, "note": note, "columns": columns, "rows": plain})
         self._item({"kind": "table", "name": name})
@@ -329,14 +329,6 @@ class Run:
         # Worker processes of one run save it too; the longest is the run's.
         _write_json(self.path / "clock.json", {"seconds": max(round(self.seconds, 3), self._read_clock())})
         self._clock_written = self._clock()
-
-
-def _checked(name: str) -> str:
-    """A name that becomes a file name."""
-    forbidden = any(char in '/\\:*?"<>|' or ord(char) < 32 for char in name)
-    if not name or name.startswith(".") or len(name) > 120 or forbidden:
-        raise ValueError(f'name: got {name!r}, need 1..120 characters, no leading dot and none of / \\ : * ? " < > |')
-    return name
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -52,9 +52,10 @@ def paired_t(differences: ArrayLike, confidence: float = 0.95) -> Interval:
     if len(values) < 2:
         raise ValueError(f"differences: got {len(values)}, need at least 2")
     mean = float(values.mean())
-    error = float(values.std(ddof=1) / np.sqrt(len(values)))
-    if error == 0:  # all equal: no spread to judge by
+    # All equal but for the rounding of the mean: no spread to judge by.
+    if np.ptp(values) <= np.finfo(np.float64).eps * abs(mean):
         return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    error = float(values.std(ddof=1) / np.sqrt(len(values)))
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half, float(stats.ttest_1samp(values, 0.0).pvalue))
 

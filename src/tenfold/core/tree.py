@@ -23,20 +23,28 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
         way to the tensor, joined by "/".
     Raises:
         TypeError: a dict key that is no string, or a value that neither JSON nor a tensor can hold.
+        ValueError: two tensors of one name, as of {"a/b": x, "a": {"b": y}}.
     """
     tensors: dict[str, Tensor] = {}
     names: dict[tuple[Any, ...], str] = {}
 
+    def put(path: tuple[str, ...], tensor: Tensor) -> str:
+        name = "/".join(path)
+        if name in tensors:
+            raise ValueError(f"state {name}: got two tensors of this name, need one; rename a key that holds a /")
+        tensors[name] = tensor
+        return name
+
     def visit(value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, Tensor):
             place = _place(value)
-            name = names.setdefault(place, "/".join(path)) if place is not None else "/".join(path)
-            if name not in tensors:
-                tensors[name] = _alone(value.detach())
-            return {_TENSOR: name}
+            if place is None:
+                return {_TENSOR: put(path, value.detach())}
+            if place not in names:
+                names[place] = put(path, _alone(value.detach()))
+            return {_TENSOR: names[place]}
         if isinstance(value, np.ndarray):
-            tensors["/".join(path)] = torch.from_numpy(np.array(value))
-            return {_ARRAY: "/".join(path)}
+            return {_ARRAY: put(path, torch.from_numpy(np.array(value)))}
         if isinstance(value, Mapping):
             if any(not isinstance(key, str) for key in value):
                 raise TypeError(f"state {'/'.join(path)}: got keys {list(value)[:3]}, need strings")
@@ -95,11 +103,18 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         "state": {by_number[number]: value for number, value in packed.pop("state").items()},
         "groups": [{**group, "params": [by_number[n] for n in group["params"]]} for group in groups],
         "extra": packed,
+        "class": type(optimizer).__name__,
     }
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Load what `optimizer_state` gave; parameters may be grouped otherwise, as long as options agree in a group."""
+    """Load what `optimizer_state` gave; parameters may be grouped otherwise, as long as options agree in a group.
+
+    Raises:
+        ValueError: the saved state is of another kind of optimizer, of other parameters or of groups that do not fit.
+    """
+    if saved["class"] != type(optimizer).__name__:
+        raise ValueError(f"optimizer: got {type(optimizer).__name__}, need {saved['class']} as when it was saved")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     options = {
         name: {k: v for k, v in group.items() if k != "params"} for group in saved["groups"] for name in group["params"]
