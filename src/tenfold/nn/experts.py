@@ -54,8 +54,10 @@ def choose_backend(rows: Rows, weights: ExpertWeights) -> str:
     if rows.token.device.type != "cpu" or torch.compiler.is_compiling():
         return "grouped"
     queue = rows.offsets.diff().tolist()
-    # Padding pays while it adds few rows to each expert: the batched product saves about as much as a dozen cost.
-    return "padded" if max(queue) - sum(queue) / len(queue) <= 12 else "grouped"
+    # Padding pays while it adds few rows to each expert: the batched product saves the loop over experts, which costs
+    # as much as a dozen rows of wide experts and a hundred of narrow ones.
+    affordable = 12 + 130_000 / (weights.w0.shape[1] * weights.w0.shape[2])
+    return "padded" if max(queue) - sum(queue) / len(queue) <= affordable else "grouped"
 
 
 def run_experts(x_TM: Tensor, rows: Rows, weights: ExpertWeights, backend: str) -> Tensor:

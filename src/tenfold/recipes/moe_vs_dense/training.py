@@ -93,7 +93,7 @@ def time_steps(config: Config, width: int) -> dict[str, float]:
     """Median seconds of one training step of every family at one width, measured in turn on the same batches."""
     text = load_text(config.data)
     mesh = device_mesh(config)
-    loss = lm_loss()
+    loss = lm_loss(z_loss=0.0)
     steps: dict[str, Callable[[], object]] = {}
     for family in config.families:
         state = build_state(config, family, width, config.seeds[0], 1_000_000, text, mesh)
@@ -138,7 +138,7 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
     advance(state.step * job.step_s)
     fit(
         state,
-        lm_loss(),
+        lm_loss(z_loss=0.0),
         steps=job.steps,
         run=run,
         name=job.name,
@@ -179,7 +179,7 @@ def whole_model(config: Config, job: Job, state: TrainState, text: Text) -> Deco
 @torch.no_grad()
 def measure(config: Config, model: Decoder, text: Text) -> dict[str, Any]:
     """Validation loss in nats a token and bits a byte; share of tokens of each expert and its entropy (1: balanced)."""
-    loss = lm_loss()
+    loss = lm_loss(z_loss=0.0)
     rows = torch.from_numpy(text.validation).to(next(model.parameters()).device)
     counts: list[torch.Tensor] = []
     nats = 0.0
