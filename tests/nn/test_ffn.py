@@ -57,14 +57,13 @@ def test_initial_weights_have_fan_in_variance_and_come_from_the_generator() -> N
     assert abs(one.weight.std().item() * 20 - 1) < 0.01
 
 
-def test_initial_weights_follow_torchs_seed_without_drawing_from_it() -> None:
+def test_initial_weights_follow_torchs_seed_and_layers_differ() -> None:
     torch.manual_seed(11)
-    one = Linear(8, 8)
-    two = Linear(8, 8)
-    torch.manual_seed(12)
-    three = Linear(8, 8)
-    assert torch.equal(one.weight, two.weight)
-    assert not torch.equal(one.weight, three.weight)
+    one, two = Linear(8, 8), Linear(8, 8)
+    torch.manual_seed(11)
+    again = Linear(8, 8)
+    assert torch.equal(one.weight, again.weight)
+    assert not torch.equal(one.weight, two.weight)
 
 
 @pytest.mark.parametrize(

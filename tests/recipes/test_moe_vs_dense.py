@@ -67,6 +67,7 @@ def config(text: Path) -> Config:
 
 
 def test_end_to_end_trains_every_family_under_both_protocols_and_reports(config: Config, tmp_path: Path) -> None:
+    config = replace(config, profile=2)
     run = Run.create("moe-vs-dense", "tiny", config, tmp_path / "runs")
     result = train(config, run)
     assert [claim.seeds for claim in result.claims] == [2] * 8  # two families: two widths, their mean, equal tokens
@@ -77,6 +78,10 @@ def test_end_to_end_trains_every_family_under_both_protocols_and_reports(config:
     assert len(names) == 2 * 2 * 5  # widths x seeds x (3 at equal seconds + 2 at equal tokens)
     for name in ("trade-off", "learning", "expert load"):
         assert (run.path / "figures" / f"{name}.png").stat().st_size > 5000
+    (trace,) = (run.path / "profiles").iterdir()  # of the longest training alone
+    assert len(json.loads(trace.read_text())["traceEvents"]) > 100
+    shares = [row["mfu"] for row in run.rows("dense-32-seconds-seed0") if "mfu" in row]
+    assert shares and all(0 < share < 1 for share in shares)
     report = (run.path / "report.html").read_text()
     assert "does not hold" in report or "holds" in report
     # What was trained opens as a model of its own, with the loss that the table holds.

@@ -160,6 +160,7 @@ class Config:
         capacity: capacity factor of the experts; 0 is dropless.
         backend: how the experts are computed.
         save_every: steps between checkpoints.
+        profile: steps to trace of the longest training, into profiles/ in the run folder (open it in Perfetto); 0: none.
     """
 
     widths: tuple[int, ...] = (32,)
@@ -181,6 +182,7 @@ class Config:
     capacity: float = 0.0
     backend: Literal["auto", "grouped", "padded", "loop", "einsum"] = "auto"
     save_every: int = 200
+    profile: int = 0
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.families if name not in FAMILIES]
@@ -200,7 +202,7 @@ class Config:
             raise ValueError(f"layers: got {self.layers}, need one number of at least 1, or one for each of widths")
         if self.ffn and len(self.ffn) != len(self.widths):
             raise ValueError(f"ffn: got {self.ffn}, need none, or one for each of widths")
-        for name, least in (("workers", 1), ("eval_items", 0), ("save_every", 1)):
+        for name, least in (("workers", 1), ("eval_items", 0), ("save_every", 1), ("profile", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least {least}")
         if self.capacity < 0 or self.load_balance < 0:

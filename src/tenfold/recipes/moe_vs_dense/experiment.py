@@ -81,7 +81,8 @@ def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: i
                 # The dense model's own tokens are what its seconds hold: it serves both protocols with one run.
                 if "tokens" in config.protocols and FAMILIES[family].same_active:
                     jobs.append(Job(family, width, seed, "tokens", budget.steps, times[family], seconds))
-    return sorted(jobs, key=lambda job: -job.expected_s)
+    jobs.sort(key=lambda job: -job.expected_s)
+    return [replace(jobs[0], profile=config.profile), *jobs[1:]]
 
 
 def dense_parameters(config: Config, width: int, vocabulary: int) -> int:

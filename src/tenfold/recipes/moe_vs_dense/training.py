@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tenfold.core import checkpoint
 from tenfold.core.fit import Every, TrainState, fit, train_step
+from tenfold.core.flops import measure_peak
 from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main, maximum, shard
 from tenfold.core.optim import Schedule, adamw
 from tenfold.core.run import Run
@@ -43,6 +45,7 @@ class Job:
         step_s: measured seconds of one step of this model.
         budget_s: seconds that the dense model of this width trains.
         attempt: 0, or the how-manieth repeat of a run that missed the budget.
+        profile: steps to trace; 0 is none.
     """
 
     family: str
@@ -53,6 +56,7 @@ class Job:
     step_s: float
     budget_s: float
     attempt: int = 0
+    profile: int = 0
 
     @property
     def run_name(self) -> str:
@@ -147,6 +151,9 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
         mesh=mesh,
         every=Every(log=max(1, job.steps // 50), save=config.save_every),
         after_step=lambda _: advance(job.step_s),
+        flops_per_step=flops_per_step(config, job, text),
+        peak_flops=peak_flops(config.precision) * (1 if mesh is None else mesh.size()),
+        profile=job.profile or None,
         progress=config.side_by_side == 1,
         clock=CLOCKS[config.budget.clock],
     )
@@ -167,6 +174,20 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
     }
     run.save_stage(job.name, row)
     return row
+
+
+def flops_per_step(config: Config, job: Job, text: Text) -> float:
+    """Operations of one training step, forward and backward, of all processes."""
+    with torch.device("meta"):
+        model = Decoder(config.decoder(job.family, job.width, text.tokenizer.vocab_size), torch.Generator())
+    return 3 * model.flops_per_token(config.data.sequence) * config.data.step_tokens
+
+
+@cache
+def peak_flops(precision: str) -> float:
+    """Operations a second of this device's matrix products, measured once a process."""
+    device, dtype = device_type(), torch.bfloat16 if precision == "bf16" else torch.float32
+    return measure_peak(device, dtype, size=1024 if device == "cpu" else 8192)
 
 
 def whole_model(config: Config, job: Job, state: TrainState, text: Text) -> Decoder:
