@@ -8,8 +8,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tenfold.lm.decoder import Decoder, DecoderConfig, attention_mask, segment_positions
+from tenfold.lm.generate import KVCache
+from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig
 
 SMALL = DecoderConfig(vocab_size=61, dim=24, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=40, max_len=32)
@@ -108,7 +111,7 @@ def test_a_token_changes_nothing_before_it_bit_for_bit(cfg: DecoderConfig) -> No
 def test_packed_documents_are_independent() -> None:
     model, ids = decoder(), tokens(1, 15)
     cut = (0, 4, 9, 15)
-    segments = torch.tensor([[0] * 4 + [1] * 5 + [2] * 6])
+    segments = torch.tensor([[1] * 4 + [2] * 5 + [3] * 6])
     packed = model(ids, segments=segments)
     for start, end in itertools.pairwise(cut):
         torch.testing.assert_close(packed[:, start:end], model(ids[:, start:end]), rtol=1e-5, atol=1e-5)
@@ -144,6 +147,41 @@ def test_padding_has_no_part_in_the_balance_of_the_experts() -> None:
     torch.testing.assert_close(model.layers[1].mlp.last.aux_loss, alone)
     model(ids)
     assert (model.layers[1].mlp.last.aux_loss - alone).abs() > 1e-5
+
+
+def test_segment_zero_is_padding_to_the_experts() -> None:
+    limited = dataclasses.replace(SMALL, moe=MoEConfig(24, 20, num_experts=4, capacity_factor=0.7))
+    model = decoder(limited)
+    documents, padding = tokens(1, 12), tokens(1, 6, seed=1)
+    segments = torch.tensor([[1] * 5 + [2] * 7])
+
+    def aux() -> torch.Tensor:
+        return model.layers[1].mlp.last.aux_loss
+
+    model(documents, segments=segments)
+    balance = aux()
+    padded = torch.cat([documents, padding], 1), torch.cat([segments, torch.zeros(1, 6, dtype=torch.int64)], 1)
+    logits = model(padded[0], segments=padded[1])
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(aux(), balance)
+    other = torch.cat([documents, tokens(1, 6, seed=2)], 1)
+    torch.testing.assert_close(model(other, segments=padded[1])[:, :12], logits[:, :12])
+    # A real document in its place takes places at the experts.
+    model(padded[0], segments=padded[1] + (padded[1] == 0) * 3)
+    assert (aux() - balance).abs() > 1e-5
+
+
+def test_explicit_positions_make_a_small_table() -> None:
+    model, ids = decoder(max_len=1 << 21), tokens(1, 4)
+    positions = torch.tensor([0, 1, 2, 200])
+    logits = model(ids, positions=positions)
+    model(ids, segments=torch.tensor([[1, 1, 2, 2]]))
+    cache = KVCache(model.cfg, 2, 8)
+    model(tokens(2, 4), cache=cache)
+    cache.set_lengths([4, 2])
+    model(tokens(2, 1), cache=cache)
+    assert {cos.shape[0] for cos, _ in model.rotary._tables.values()} == {256}
+    torch.testing.assert_close(logits, decoder(max_len=256)(ids, positions=positions))
 
 
 def test_padding_queries_keep_themselves() -> None:
@@ -228,12 +266,22 @@ def test_weights_come_from_the_generator_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_with_config_shares_the_weights() -> None:
-    model, ids = decoder(), tokens(1, 8)
-    other = model.with_config(max_len=64, rope_base=1e4)
-    assert other.embed_tokens.weight is model.embed_tokens.weight
-    assert other.cfg.max_len == 64
-    assert (other(ids) - model(ids)).abs().max() > 1e-4
+def test_models_of_one_seed_are_equal_and_layers_built_in_turn_differ() -> None:
+    def build() -> list[nn.Module]:
+        torch.manual_seed(3)
+        return [FeedForward(4, 8), FeedForward(4, 8), Decoder(SMALL), Decoder(SMALL)]
+
+    def weights(module: nn.Module) -> torch.Tensor:
+        return torch.cat([weight.flatten() for weight in module.parameters()])
+
+    one, two = build(), build()
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(weights(one[0]), weights(one[1]))
+    assert not torch.equal(weights(one[2]), weights(one[3]))
+    before = torch.get_rng_state()
+    with torch.device("meta"):
+        Decoder(SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_compiled_forward_agrees() -> None:
@@ -283,3 +331,9 @@ def test_config_refuses(changes: dict, message: str) -> None:
 def test_forward_refuses(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decoder()(**arguments)
+
+
+def test_a_cache_of_another_batch_is_refused() -> None:
+    for rows, cached in ((1, 2), (2, 1)):
+        with pytest.raises(ValueError, match=f"cache: got batch {rows}, need {cached}"):
+            decoder()(tokens(rows, 3), cache=KVCache(SMALL, cached, 8))

@@ -106,9 +106,22 @@ def test_samples_follow_the_seed_and_not_the_neighbours() -> None:
 def test_generation_leaves_torchs_random_state_and_the_mode_alone() -> None:
     model = decoder()
     before = torch.get_rng_state()
-    generate(model, prompts(4), max_new_tokens=3)
+    generate(model, prompts(4), max_new_tokens=3, seed=0)
+    generate(model, prompts(4), max_new_tokens=3, temperature=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
+
+
+def test_without_a_seed_torchs_random_state_decides() -> None:
+    model, rows = decoder(), prompts(4)
+
+    def draws() -> list[list[list[int]]]:
+        torch.manual_seed(5)
+        return [generate(model, rows, max_new_tokens=12).ids for _ in range(2)]
+
+    one, two = draws()
+    assert one != two
+    assert draws() == [one, two]
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -154,6 +167,16 @@ def test_filters_by_hand() -> None:
     assert torch.isinf(filter_logits(logits, 1.0, None, 0.6)).tolist() == [[False, False, True, True]]
     assert torch.isinf(filter_logits(logits, 1.0, None, 0.4)).tolist() == [[False, True, True, True]]
     torch.testing.assert_close(filter_logits(logits, 2.0, None, None), logits / 2)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5, 7, 8])
+def test_exactly_k_tokens_are_kept_and_ties_go_to_the_lowest(top_k: int) -> None:
+    equal = filter_logits(torch.zeros(1, 8), 1.0, top_k, None)
+    assert torch.isfinite(equal).tolist() == [[i < top_k for i in range(8)]]
+    logits = torch.randint(0, 4, (50, 8), generator=torch.Generator().manual_seed(0)).float()
+    first = logits.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    expected = torch.full_like(logits, float("-inf")).scatter(1, first, logits.gather(1, first))
+    assert torch.equal(filter_logits(logits, 1.0, top_k, None), expected)
 
 
 def test_the_last_token_fits_exactly() -> None:

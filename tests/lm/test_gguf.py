@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,16 @@ def byte_alphabet() -> list[str]:
     return sorted(ByteLevel.alphabet())
 
 
-def write(path: Path, model: Decoder, architecture: str = "llama", cut: str = "smollm", **extra: np.ndarray) -> Path:
+def write(
+    path: Path,
+    model: Decoder,
+    architecture: str = "llama",
+    cut: str = "smollm",
+    fields: Mapping[str, Any] | None = None,
+    without: str = "",
+    **extra: np.ndarray,
+) -> Path:
+    """A file of `model`; `fields` replaces values, with None removes them; `without` leaves out a tensor."""
     cfg = model.cfg
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(cfg.n_layers)
@@ -59,7 +70,13 @@ def write(path: Path, model: Decoder, architecture: str = "llama", cut: str = "s
         else:
             _, _, layer, rest = stem.split(".", 3)
             stem = f"blk.{layer}.{back[rest]}"
-        writer.add_tensor(f"{stem}.weight", values.numpy())
+        if stem != without:
+            writer.add_tensor(f"{stem}.weight", values.numpy())
+    for name, value in (fields or {}).items():
+        writer.kv_data[0].pop(name, None)
+        if value is not None:
+            add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+            add[type(value)](name, value)
     for name, values in extra.items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -112,3 +129,46 @@ def test_faults(tmp_path: Path) -> None:
         Decoder.from_pretrained(extra)
     with pytest.raises(UserError, match="tokenizer gpt2/odd is not supported"):
         read_gguf_tokenizer(write(tmp_path / "odd.gguf", decoder(), cut="odd"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fields": {"llama.attention.head_count": None}}, "no field or tensor 'llama.attention.head_count'"),
+        ({"fields": {"llama.context_length": None}}, "no field or tensor 'llama.context_length'"),
+        ({"fields": {"llama.attention.head_count": 0}}, "not a whole GGUF file of a Llama model"),
+        ({"fields": {"llama.attention.head_count": "4"}}, "not a whole GGUF file of a Llama model"),
+        ({"fields": {"llama.embedding_length": 16.5}}, "hidden_size: got 16.5, need int"),
+        ({"fields": {"llama.feed_forward_length": [24, 24]}}, "intermediate_size: got [24, 24], need int"),
+        ({"fields": {"llama.block_count": 60_000}}, "num_hidden_layers: got 60000, need at most 2"),
+        ({"fields": {"llama.attention.layer_norm_rms_epsilon": "small"}}, "not a whole GGUF file of a Llama model"),
+        ({"without": "token_embd"}, "no field or tensor 'model.embed_tokens.weight'"),
+        ({"without": "blk.1.attn_q"}, "missing model.layers.1.self_attn.q_proj.weight"),
+    ],
+)
+def test_malformed_models(options: dict, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", decoder(), **options)
+    with pytest.raises(UserError) as caught:
+        Decoder.from_pretrained(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tokenizer.ggml.tokens", None, "no field or tensor 'tokenizer.ggml.tokens'"),
+        ("tokenizer.ggml.merges", ["ab"], "not a whole GGUF file"),
+        ("tokenizer.ggml.token_type", [1], "not a whole GGUF file"),
+        ("tokenizer.ggml.eos_token_id", 10**6, "not a whole GGUF file"),
+    ],
+)
+def test_malformed_tokenizers(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", decoder(), fields={name: value})
+    for read in (read_gguf_tokenizer, lambda path: convert(path, tmp_path / "out")):
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -70,6 +70,13 @@ def test_mean_over_targets_and_z_loss_over_the_same() -> None:
     torch.testing.assert_close(total, ce + 0.1 * z)
 
 
+def test_the_default_weight_is_afms() -> None:
+    decoder, rows = model().double(), batch()
+    total, metrics = lm_loss()(decoder, rows)
+    torch.testing.assert_close(total.detach() - metrics["ce"], 1e-6 * metrics["z"], rtol=1e-6, atol=0)
+    assert "z" not in lm_loss(z_loss=0.0)(decoder, rows)[1]
+
+
 def test_weighted_micro_batches_add_up_to_the_whole() -> None:
     decoder, rows, loss = model(), batch(), lm_loss(z_loss=1e-2)
     whole, metrics = loss(decoder, rows)
@@ -90,7 +97,7 @@ def test_a_batch_without_targets_is_zero_with_zero_gradient() -> None:
 
 def test_auxiliary_losses_of_the_experts_are_added() -> None:
     decoder, rows = model(MoEConfig(16, 12, num_experts=4, z_weight=1e-3)), batch()
-    total, metrics = lm_loss()(decoder, rows)
+    total, metrics = lm_loss(z_loss=0.0)(decoder, rows)
     decoder(rows["ids"])
     aux, _ = collect_aux(decoder)
     assert aux.item() > 0
@@ -105,7 +112,7 @@ def test_packed_rows_have_the_loss_of_their_documents() -> None:
     rows = torch.randint(0, 40, (1, 10), generator=torch.Generator().manual_seed(4))
     targets = rows.roll(-1, 1)
     targets[0, [3, 9]] = -100
-    packed, metrics = loss(decoder, {"ids": rows, "targets": targets, "segments": torch.tensor([[0] * 4 + [1] * 6])})
+    packed, metrics = loss(decoder, {"ids": rows, "targets": targets, "segments": torch.tensor([[1] * 4 + [2] * 6])})
     parts = [loss(decoder, {"ids": rows[:, part], "targets": targets[:, part]}) for part in (slice(4), slice(4, None))]
     expected = sum(value * part["weight"] for value, part in parts) / metrics["weight"]
     torch.testing.assert_close(packed, expected, rtol=1e-6, atol=1e-6)

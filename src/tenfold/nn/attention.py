@@ -34,7 +34,8 @@ def segment_mask(segment_ids: Tensor) -> Tensor:
     """Causal attention inside each document of packed rows, none across documents.
 
     Args:
-        segment_ids: integer (B, S); tokens of one document share a number within their row.
+        segment_ids: integer (B, S); tokens of one document share a number within their row. Padding, numbered 0,
+            is a document like the others here.
     Returns:
         bool (B, 1, S, S), True where attention is allowed.
     """

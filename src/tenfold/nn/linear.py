@@ -10,10 +10,20 @@ def init_generator(generator: torch.Generator | None) -> torch.Generator:
     """The generator that initial weights are drawn from.
 
     Args:
-        generator: the caller's, returned as it is; None takes a fresh one with torch's current seed, so that
-            `torch.manual_seed(7)` decides the weights without this library drawing from the global state.
+        generator: the caller's, returned as it is. None makes a fresh one and draws one number, its seed, from torch's
+            random state: two models built under one `torch.manual_seed` are equal, two layers built after each other
+            differ. On the meta device, where no weights are drawn, that state is left alone.
     """
-    return generator if generator is not None else torch.Generator().manual_seed(torch.initial_seed())
+    if generator is not None:
+        return generator
+    if torch.get_default_device().type == "meta":
+        return torch.Generator()
+    return torch.Generator().manual_seed(draw_seed())
+
+
+def draw_seed() -> int:
+    """One number from torch's random state on the CPU."""
+    return int(torch.randint(2**63 - 1, (), device="cpu"))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import sysconfig
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,16 @@ class Document:
     source: str
 
 
-def load_texts(paths: Iterable[str | Path]) -> list[Document]:
+def load_texts(paths: Iterable[str | Path], *, max_bytes: int = 4 << 30) -> list[Document]:
     """Read UTF-8 text: a .txt (or any other) file is one document, a .jsonl or .jsonl.gz file one a line.
 
     Args:
         paths: files; a JSON line holds its text under "text".
+        max_bytes: the most that one compressed file may unpack to.
     Raises:
         UserError: a file that is missing, empty, not UTF-8, or a line without text.
     """
-    return [document for path in paths for document in _load_file(Path(path))]
+    return [document for path in paths for document in _load_file(Path(path), max_bytes)]
 
 
 def stdlib_source() -> list[Document]:
@@ -84,7 +86,8 @@ def english_texts(root: str | Path) -> tuple[list[Document], list[Document]]:
 def split(documents: Sequence[Document], validation: float = 0.05) -> tuple[list[Document], list[Document]]:
     """Cut the last part of each file off for validation.
 
-    A file of many documents gives its last ones; a file of one document is cut at a line end.
+    A file of many documents gives its last ones. A file of one document is cut at a line end, or else a space, that
+    lies at most 1000 characters ahead of its share and at most doubles it; or else in the midst of a word.
 
     Args:
         documents: as loaded, those of one file in their order.
@@ -133,8 +136,8 @@ def tokenize(documents: Sequence[Document], tokenizer: Tokenizer, *, cache: bool
         raise UserError("text: got no documents, give at least one file with text")
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     path = cache_dir() / "tokens" / f"{_content_hash(documents, tokenizer)}.npy"
-    if cache and path.is_file():
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+    if cache and (cached := _cached(path, dtype)) is not None:
+        return cached
     parts = []
     for start in range(0, len(documents), 256):
         for ids in tokenizer.encode_batch([document.text for document in documents[start : start + 256]]):
@@ -224,17 +227,14 @@ def evaluation_batches(ids: NDArray[np.integer], seq_len: int, batch_size: int) 
         }
 
 
-def _load_file(path: Path) -> list[Document]:
+def _load_file(path: Path, max_bytes: int) -> list[Document]:
     if not path.is_file():
         raise UserError(f"text not found: {path} (see README: data)")
     try:
-        if path.suffix == ".gz":
-            text = gzip.decompress(path.read_bytes()).decode("utf-8")
-        else:
-            text = path.read_bytes().decode("utf-8")
+        text = (_unpack(path, max_bytes) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"text: {path} is not UTF-8 (byte {error.start}); convert it first") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"text: {path} is not a whole gzip file ({error}); fetch it again") from error
     text = text.removeprefix("\ufeff")
     if not text.strip():
@@ -244,27 +244,54 @@ def _load_file(path: Path) -> list[Document]:
     return [_json_line(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
+def _unpack(path: Path, max_bytes: int) -> bytearray:
+    """The content of a gzip file, read in pieces: a small file can unpack to any size."""
+    content = bytearray()
+    with gzip.open(path) as file:
+        while piece := file.read(1 << 20):
+            content += piece
+            if len(content) > max_bytes:
+                raise UserError(f"text: {path} unpacks to more than {max_bytes} bytes; raise max_bytes or split it")
+    return content
+
+
 def _json_line(line: str, path: Path, number: int) -> Document:
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"text: {path} line {number} is not JSON ({error})") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str) or not text:
         raise UserError(f'text: {path} line {number} has no "text"; every line needs {{"text": "…"}}')
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell one half of a surrogate pair
+        raise UserError(f"text: {path} line {number} is no Unicode text (character {error.start})") from error
     return Document(text, str(path))
 
 
 def _cut(document: Document, share: float) -> tuple[list[Document], list[Document]]:
-    """The first `share` of the characters, up to a line end where one is near, and the rest."""
+    """The first `share` of the characters, up to a line end or else a space where one is near, and the rest."""
     text = document.text
     at = round(len(text) * share)
-    newline = text.rfind("\n", at // 2, at)
-    at = at if newline < 0 else newline + 1
+    near = max(0, at - min(1000, len(text) - at))
+    for mark in ("\n", " "):
+        if (found := text.rfind(mark, near, at)) >= 0:
+            at = found + 1
+            break
     first, last = text[:at], text[at:]
     return [Document(part, document.source) for part in (first,) if part], [
         Document(part, document.source) for part in (last,) if part
     ]
+
+
+def _cached(path: Path, dtype: type[np.unsignedinteger]) -> NDArray[np.unsignedinteger] | None:
+    """The ids in a file of the token cache, mapped; None where there is no file or a damaged one."""
+    try:
+        ids = np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # noqa: BLE001  (numpy parses the header as Python, where damage shows in any way)
+        return None
+    return ids if ids.dtype == dtype and ids.ndim == 1 else None
 
 
 def _content_hash(documents: Sequence[Document], tokenizer: Tokenizer) -> str:

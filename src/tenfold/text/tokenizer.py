@@ -9,23 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.errors import UserError
+from tenfold.text.chat_template import CHAT_TEMPLATE, render_parts
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
-    "{{ raise_exception('role: got ' ~ message['role'] ~ ', need system, user, assistant or tool') }}{% endif %}"
-    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] ~ '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 
 # A word keeps the space in front of it, as an ordinary character; runs of space give their last one to the word.
 WORDS = r" ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}]+|\s+(?!\S)|\s+"
@@ -78,9 +69,17 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of many texts, in parallel where the machine allows."""
+        """`encode` of many texts, in parallel where the machine allows.
+
+        Raises:
+            UserError: a text that is no string or holds half of a surrogate pair, which no UTF-8 can spell.
+        """
         self.backend.encode_special_tokens = True
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            raise UserError(_unencodable(texts)) from error
+        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids.
@@ -88,33 +87,36 @@ class Tokenizer:
         Args:
             ids: token ids; a torn UTF-8 sequence at an end becomes U+FFFD.
             skip_special_tokens: leave control tokens out.
+        Raises:
+            ValueError: an id that names no token.
         """
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        ids = list(ids)
+        for id in set(ids):
+            if not 0 <= id < 1 << 32 or self.backend.id_to_token(id) is None:
+                raise ValueError(f"ids: got token {id}, need 0..{self.vocab_size - 1} (vocab_size)")
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> list[int]:
-        """Token ids of a conversation. Only the template makes control tokens, message texts never do.
+        """Token ids of a conversation. Only the template makes control tokens; no text that is given to it does.
 
         Args:
             messages: `{"role", "content"}` and whatever else the template reads.
             add_generation_prompt: end with the opening of an assistant turn.
-            variables: more names for the template, say `tools`.
+            variables: more names for the template, say `tools` (see `render_parts`).
         Raises:
             UserError: no template, no messages, or the template refuses them.
         """
-        shield = _Shield(messages, self._special)
-        text = self._render(shield.messages, add_generation_prompt, variables)
+        if self.chat_template is None:
+            raise UserError("chat template: this tokenizer has none; take one whose tokenizer_config.json names it")
+        variables["add_generation_prompt"] = add_generation_prompt
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
+        named = {name: token or "" for name, token in tokens.items()}
         ids: list[int] = []
-        for part in shield.split(text):
-            ids += [self._special[part]] if part in self._special else self.encode(shield.restore(part))
+        for text, control in render_parts(self.chat_template, messages, variables, named, self._special):
+            ids += [self._special[text]] if control else self.encode(text)
         return ids
-
-    def render_chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
-    ) -> str:
-        """The conversation as the template writes it."""
-        return self._render(messages, add_generation_prompt, variables)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as Hugging Face's AutoTokenizer reads them."""
@@ -146,37 +148,23 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:
-            raise UserError(f"tokenizer: {path} does not parse: {error}") from error
-        config = _read_json(folder / "tokenizer_config.json")
-        template = config.get("chat_template")
-        if template is None and (folder / "chat_template.jinja").is_file():
-            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+            raise UserError(f"tokenizer: {path} does not parse: {' '.join(str(error).split())}") from error
+        path = folder / "tokenizer_config.json"
+        config = _read_json(path)
+        template = _template(config.get("chat_template"), path)
+        beside = folder / "chat_template.jinja"
+        if template is None and beside.is_file():
+            try:
+                template = beside.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"tokenizer: {beside} is not UTF-8 (byte {error.start})") from error
         names = ("bos_token", "eos_token", "pad_token")
-        tokens = {name: _token_text(config.get(name)) for name in names}
-        end_token = _token_text(config.get("end_of_turn_token"))
+        tokens = {name: _token_text(config, name, path) for name in names}
+        end_token = _token_text(config, "end_of_turn_token", path)
         return cls(backend, **tokens, end_token=end_token, chat_template=template)
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.token_id(token)
-
-    def _render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, variables: dict) -> str:
-        if self.chat_template is None:
-            raise UserError("chat template: this tokenizer has none; take one whose tokenizer_config.json names it")
-        if not messages:
-            raise UserError("messages: got an empty list, need at least one message")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise_exception
-        try:
-            return environment.from_string(self.chat_template).render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos_token or "",
-                eos_token=self.eos_token or "",
-                pad_token=self.pad_token or "",
-                **variables,
-            )
-        except TemplateError as error:
-            raise UserError(f"messages: the chat template refuses them: {error}") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -232,63 +220,46 @@ def _frequent_characters(texts: Sequence[str], most: int) -> list[str]:
     return sorted(counts, key=lambda character: (-counts[character], character))[:most]
 
 
-class _Shield:
-    """Hides control tokens that stand literally in message texts while a template is rendered.
-
-    Each becomes a number between two private-use characters that no message contains.
-    """
-
-    def __init__(self, messages: Sequence[Mapping[str, Any]], special: Mapping[str, int]) -> None:
-        # Longest first, so that no control token hides inside another.
-        self._tokens = sorted(special, key=len, reverse=True)
-        everything = json.dumps([dict(message) for message in messages], ensure_ascii=False, default=str)
-        free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in everything)
-        self._open, self._close = next(free), next(free)
-        self.messages = [self._hide(dict(message)) for message in messages]
-
-    def _hide(self, value: Any) -> Any:
-        if isinstance(value, str):
-            for i, token in enumerate(self._tokens):
-                value = value.replace(token, f"{self._open}{i}{self._close}")
-            return value
-        if isinstance(value, Mapping):
-            return {key: self._hide(item) for key, item in value.items()}
-        return [self._hide(item) for item in value] if isinstance(value, list | tuple) else value
-
-    def restore(self, text: str) -> str:
-        """The literal text again."""
-        for i, token in enumerate(self._tokens):
-            text = text.replace(f"{self._open}{i}{self._close}", token)
-        return text
-
-    def split(self, text: str) -> list[str]:
-        """Cut rendered text at the control tokens, which stay as parts of their own."""
-        parts = [text]
-        for token in self._tokens:
-            cut: list[str] = []
-            for part in parts:
-                if part in self._tokens:
-                    cut.append(part)
-                    continue
-                pieces = part.split(token)
-                cut += [piece for pair in zip([token] * len(pieces), pieces, strict=True) for piece in pair][1:]
-            parts = [part for part in cut if part]
-        return parts
+def _unencodable(texts: Sequence[str]) -> str:
+    """What the backend, which only says "TypeError", dislikes about these texts."""
+    for text in texts:
+        if not isinstance(text, str):
+            return f"text: got {type(text).__name__}, need a string"
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return f"text: got half of a surrogate pair (character {error.start}), need whole Unicode characters"
+    return "text: the tokenizer refuses it"
 
 
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _token_text(token: Any) -> str | None:
+def _token_text(config: Mapping[str, Any], name: str, path: Path) -> str | None:
     """Hugging Face writes a token as its text or as an object with `content`."""
-    return token.get("content") if isinstance(token, Mapping) else token
+    token = config.get(name)
+    token = token.get("content") if isinstance(token, Mapping) else token
+    if token is None or isinstance(token, str):
+        return token
+    raise UserError(f"tokenizer: {path}: {name}: got {type(token).__name__}, need text")
+
+
+def _template(entry: Any, path: Path) -> str | None:
+    """Hugging Face writes one template as its text, several as a list of objects with `name` and `template`."""
+    if isinstance(entry, list):
+        named = (each.get("template") for each in entry if isinstance(each, dict) and each.get("name") == "default")
+        entry = next(named, entry)
+    if entry is None or isinstance(entry, str):
+        return entry
+    raise UserError(
+        f"tokenizer: {path}: chat_template: got {type(entry).__name__}, need text, or a list with an entry named default"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"tokenizer: {path} does not parse: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"tokenizer: {path}: got {type(content).__name__}, need a JSON object")
+    return content
