@@ -46,7 +46,9 @@ def step_of(model: nn.Module, batch: dict[str, Tensor], loss: Callable) -> Calla
 def transformers_twin(model: Decoder, folder: Path) -> nn.Module:
     """The same weights in transformers' Llama."""
     from transformers import LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     twin: nn.Module = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     return twin
@@ -102,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="training steps beside the machine's peak and transformers")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="compute threads")
     parser.add_argument("--repeats", type=int, default=11, help="interleaved repeats of every step")
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256, 512], help="model widths")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256], help="model widths")
     parser.add_argument("--out", type=Path, default=None, help="write the rows as JSON to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -18,10 +19,11 @@ from tenfold.cli import main
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
-from tenfold.recipes.moe_vs_dense import PRESETS, Config, train
+from tenfold.recipes.moe_vs_dense import PRESETS, Config, train, training
 from tenfold.recipes.moe_vs_dense.config import Budget, Data, Mesh
 from tenfold.recipes.moe_vs_dense.experiment import dense_parameters, missed, plan_jobs
 from tenfold.recipes.moe_vs_dense.findings import make_claims, step_time_at_loss
+from tenfold.recipes.moe_vs_dense.training import Job
 
 
 @pytest.fixture
@@ -280,3 +282,19 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come true in time"
         time.sleep(0.05)
+
+
+def test_turns_change_nothing_but_the_order(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, widths=(16,), seeds=(0,), families=("dense", "moe-half"), protocols=("seconds",))
+    steps = {"dense": 30, "moe-half": 24}
+    jobs = [Job(family, 16, 0, "seconds", steps[family], 0.01, 0.3) for family in config.families]
+    losses, orders = [], []
+    for turns in (1, 5):
+        monkeypatch.setattr(training, "TURNS", turns)
+        run = Run.create("moe-vs-dense", "tiny", config, tmp_path / "runs")
+        rows = training.train_together(config, str(run.path), jobs)
+        losses.append([row["loss"] for row in rows])
+        names = [row["model"] for row in run.rows()]
+        orders.append(sum(a != b for a, b in itertools.pairwise(names)))
+    assert losses[0] == losses[1]
+    assert orders == [1, 9]  # one after the other; five turns of each

@@ -17,7 +17,7 @@ from tenfold.recipes.moe_vs_dense import figures, findings
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 from tenfold.recipes.moe_vs_dense.jobs import run_jobs
 from tenfold.recipes.moe_vs_dense.text import load_text
-from tenfold.recipes.moe_vs_dense.training import Job, time_steps, train_one
+from tenfold.recipes.moe_vs_dense.training import Job, time_steps, train_together
 
 
 def train(config: Config, run: Run) -> Result:
@@ -95,7 +95,7 @@ def dense_parameters(config: Config, width: int, vocabulary: int) -> int:
 def train_jobs(config: Config, run: Run, jobs: list[Job]) -> list[dict[str, Any]]:
     """Train all jobs, then again, with the number of steps mended, those that missed the dense model's seconds.
 
-    The seconds compared are those really used in this run: a machine that slows down for all models alike changes nothing.
+    The seconds compared are those really used: the models of a width and seed trained in turns, so their pace is comparable.
     """
     rows = _train(config, run, jobs)
     for attempt in range(1, config.budget.repeats + 1):
@@ -109,22 +109,34 @@ def train_jobs(config: Config, run: Run, jobs: list[Job]) -> list[dict[str, Any]
 
 
 def missed(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> float:
-    """Relative difference between the seconds of a model and those of the dense ones of its width; 0 at equal tokens."""
+    """Relative difference between a model's seconds and dense's of its width, means over seeds; 0 at equal tokens."""
     if row["protocol"] != "seconds" or row["family"] == "dense":
         return 0.0
-    dense = [r["seconds"] for r in rows.values() if r["family"] == "dense" and r["width"] == row["width"]]
-    return float(row["seconds"] / statistics.fmean(dense) - 1)
+    same = [r for r in rows.values() if r["width"] == row["width"] and r["protocol"] == "seconds"]
+    own, dense = (
+        statistics.fmean(r["seconds"] for r in same if r["family"] == family) for family in (row["family"], "dense")
+    )
+    return own / dense - 1
 
 
 def _train(config: Config, run: Run, jobs: list[Job]) -> dict[str, dict[str, Any]]:
-    rows = run_jobs(
-        train_one,
-        [(config, str(run.path), job) for job in jobs],
+    """Rows by run name; the models of a width and seed train in turns."""
+    groups: dict[tuple[int, int], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.width, job.seed), []).append(job)
+    longest_first = sorted(groups.values(), key=lambda group: -sum(job.expected_s for job in group))
+    found = run_jobs(
+        train_together,
+        [(config, str(run.path), group) for group in longest_first],
         workers=config.side_by_side,
         expected_seconds=sum(job.expected_s for job in jobs),
         title="training",
     )
-    return {job.run_name: row for job, row in zip(jobs, rows, strict=True)}
+    return {
+        job.run_name: row
+        for group, rows in zip(longest_first, found, strict=True)
+        for job, row in zip(group, rows, strict=True)
+    }
 
 
 def report(config: Config, run: Run, rows: list[dict[str, Any]], source: str) -> None:

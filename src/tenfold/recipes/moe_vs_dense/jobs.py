@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tenfold.core.mesh import is_main
+
 PLAIN_LINE_EVERY = 60.0  # seconds between lines where no terminal can show a bar
 
 _done: Any = None  # seconds of work finished by all processes; set once in each worker
+_bar: Any = None  # (progress, task) where the jobs run in this process
 
 
 def advance(seconds: float) -> None:
@@ -23,6 +26,9 @@ def advance(seconds: float) -> None:
     if _done is not None:
         with _done.get_lock():
             _done.value += seconds
+    if _bar is not None:
+        progress, task = _bar
+        progress.advance(task, seconds)
 
 
 def _start_worker(done: Any) -> None:
@@ -57,7 +63,7 @@ def run_jobs(
     if not arguments:
         return []
     if workers == 1:
-        return [job(*each) for each in arguments]
+        return _run_here(job, arguments, expected_seconds, title)
     context = multiprocessing.get_context("spawn")
     done = context.Value("d", 0.0)
     columns = (
@@ -92,3 +98,17 @@ def run_jobs(
             raise
         progress.update(bar, completed=expected_seconds)
     return [future.result() for future in futures]
+
+
+def _run_here(
+    job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], expected_seconds: float, title: str
+) -> list[Any]:
+    """One after the other in this process, with a bar on the main rank's terminal."""
+    global _bar
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not is_main()) as progress:
+        _bar = (progress, progress.add_task(title, total=expected_seconds))
+        try:
+            return [job(*each) for each in arguments]
+        finally:
+            _bar = None

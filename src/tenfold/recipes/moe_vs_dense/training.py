@@ -31,6 +31,7 @@ from tenfold.recipes.moe_vs_dense.jobs import advance
 from tenfold.recipes.moe_vs_dense.text import Text, load_text
 from tenfold.text.corpus import TokenWindows
 
+TURNS = 25  # slices of a training; a slice of the laptop preset takes a second or two
 CLOCKS: dict[str, Callable[[], float]] = {"process": time.process_time, "wall": time.perf_counter}
 
 
@@ -124,26 +125,43 @@ def device_mesh(config: Config) -> DeviceMesh | None:
     return build_mesh(**axes) if math.prod(axes.values()) > 1 else None
 
 
-def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
-    """Train, measure and save one model; a job that an interrupted run finished is read back.
+def train_together(config: Config, run_path: str, jobs: list[Job]) -> list[dict[str, Any]]:
+    """Train rival models in turns, a slice of each at a time, so that a machine that slows down slows all of them alike.
 
     Returns:
-        one row of results: the job, parameter counts, tokens, seconds really used, losses, scores, loads of the experts.
+        a row of results for each job; those that an interrupted run finished are read back.
     """
     run = Run.open(run_path)
-    if run.done(job.name):
-        advance(job.expected_s)
-        row: dict[str, Any] = run.load_stage(job.name)
-        return row
     text = load_text(config.data)
     mesh = device_mesh(config)
-    state = build_state(config, job.family, job.width, job.seed, job.steps, text, mesh)
-    checkpoint.resume(run, state, name=job.name)
-    advance(state.step * job.step_s)
+    states: dict[str, TrainState] = {}
+    for job in jobs:
+        if run.done(job.name):
+            advance(job.expected_s)
+            continue
+        states[job.name] = build_state(config, job.family, job.width, job.seed, job.steps, text, mesh)
+        checkpoint.resume(run, states[job.name], name=job.name)
+        advance(states[job.name].step * job.step_s)
+    for turn in range(1, TURNS + 1):
+        for job in jobs:
+            if job.name in states:
+                step = math.ceil(job.steps * turn / TURNS)
+                if job.profile:  # a trace lies within one turn, behind its three untraced steps
+                    step = min(job.steps, max(step, job.profile + 4))
+                train_until(config, run, job, states[job.name], step, text, mesh)
+    return [finish(config, run, job, states.get(job.name), text) for job in jobs]
+
+
+def train_until(
+    config: Config, run: Run, job: Job, state: TrainState, step: int, text: Text, mesh: DeviceMesh | None
+) -> None:
+    """One turn of a model: train up to `step` and save."""
+    if state.step >= step:
+        return
     fit(
         state,
         lm_loss(z_loss=0.0),
-        steps=job.steps,
+        steps=step,
         run=run,
         name=job.name,
         clip_norm=config.optimizer.clip_norm,
@@ -153,10 +171,21 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
         after_step=lambda _: advance(job.step_s),
         flops_per_step=flops_per_step(config, job, text),
         peak_flops=peak_flops(config.precision) * (1 if mesh is None else mesh.size()),
-        profile=job.profile or None,
-        progress=config.side_by_side == 1,
+        profile=job.profile or None if state.step == 0 else None,
+        progress=False,  # the bar over all models is enough
         clock=CLOCKS[config.budget.clock],
     )
+
+
+def finish(config: Config, run: Run, job: Job, state: TrainState | None, text: Text) -> dict[str, Any]:
+    """Measure and save a trained model; without a state, read back what was measured.
+
+    Returns:
+        the job, parameter counts, tokens, seconds really used, losses, scores, loads of the experts.
+    """
+    if state is None:
+        row: dict[str, Any] = run.load_stage(job.name)
+        return row
     model = whole_model(config, job, state, text)
     if is_main():
         folder = run.path / "models" / job.name
@@ -168,7 +197,8 @@ def train_one(config: Config, run_path: str, job: Job) -> dict[str, Any]:
         "params_total": model.num_params(embedding=True),
         "params_active": model.num_active_params(embedding=True),
         "tokens": job.steps * config.data.step_tokens,
-        "seconds": state.seconds,
+        # A repeat has no rivals beside it: its seconds are its steps at the pace that they saw.
+        "seconds": job.expected_s if job.attempt else state.seconds,
         **measure(config, model, text),
         "scores": score(config, model, text) if job.protocol == "seconds" and job.width == config.widths[-1] else {},
     }
