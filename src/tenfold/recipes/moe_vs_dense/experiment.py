@@ -104,7 +104,10 @@ def train_jobs(config: Config, run: Run, jobs: list[Job]) -> list[dict[str, Any]
             for job in jobs
             if abs((miss := 1 + missed(rows, row := rows[job.run_name])) - 1) > config.budget.tolerance
         ]
-        rows |= _train(config, run, again)
+        pace = {job.run_name: rows[job.run_name]["seconds"] / rows[job.run_name]["steps"] for job in again}
+        for name, row in _train(config, run, again).items():
+            # A repeat has no rivals beside it: its seconds are its steps at the pace that they saw.
+            rows[name] = {**row, "seconds": row["steps"] * pace[name]}
     return list(rows.values())
 
 

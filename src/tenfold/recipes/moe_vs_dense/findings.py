@@ -119,9 +119,9 @@ def protocol_table(config: Config, rows: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def _plus_minus(values: Sequence[float]) -> str:
+def _plus_minus(values: Sequence[float], digits: int = 4) -> str:
     mean, half = mean_and_half_width(values)
-    return f"{mean:.4f} ± {half:.4f}" if half else f"{mean:.4f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}" if half else f"{mean:.{digits}f}"
 
 
 def speed_table(config: Config, rows: Sequence[Row]) -> list[Row]:
@@ -173,7 +173,7 @@ def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                 row["scores"].get(name, {}) for row in select(rows, family=family, width=width, protocol="seconds")
             ]
             if all("acc" in score for score in found) and found:
-                line[FAMILIES[family].label] = _plus_minus([100 * score["acc"] for score in found])
+                line[FAMILIES[family].label] = _plus_minus([100 * score["acc"] for score in found], 1)
                 line["items"] = found[0]["n"]
             else:
                 line[FAMILIES[family].label] = "n/a"

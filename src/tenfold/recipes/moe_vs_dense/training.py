@@ -197,8 +197,7 @@ def finish(config: Config, run: Run, job: Job, state: TrainState | None, text: T
         "params_total": model.num_params(embedding=True),
         "params_active": model.num_active_params(embedding=True),
         "tokens": job.steps * config.data.step_tokens,
-        # A repeat has no rivals beside it: its seconds are its steps at the pace that they saw.
-        "seconds": job.expected_s if job.attempt else state.seconds,
+        "seconds": state.seconds,
         **measure(config, model, text),
         "scores": score(config, model, text) if job.protocol == "seconds" and job.width == config.widths[-1] else {},
     }
