@@ -284,6 +284,6 @@ EXPECTED = {
     "tiny": "shows that both families learn; one seed, no claim; 75 seconds on two cores",
     "laptop": "5 families, 3 sizes, 3 seeds at 20 tokens a parameter: at equal seconds dense ahead by 0.03 nats at width 32, at equal tokens MoE "
     "by 0.06; 25 minutes on two cores",
-    "full": "dense against its best mixture at twice the width, equal seconds; about half an hour on two cores",
+    "full": "dense against its best mixture at twice the width, equal seconds; an estimated half an hour on two cores",
     "paper": "the paper's three scales; a cluster",
 }

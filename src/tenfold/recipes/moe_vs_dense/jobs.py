@@ -92,7 +92,7 @@ def run_jobs(
                 if not progress.console.is_terminal and now - told > PLAIN_LINE_EVERY and done.value > 0:
                     told, left = now, (now - begun) * (expected_seconds / done.value - 1)
                     share = min(1.0, done.value / expected_seconds)
-                    print(f"{title}: {count} models, {share:.0%}, about {max(left, 0) / 60:.0f} min left", flush=True)
+                    print(f"{title}: {count} done, {share:.0%}, about {max(left, 0) / 60:.0f} min left", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
