@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tenfold.lm.decoder import Decoder, DecoderConfig, attention_mask, segment_positions
-from tenfold.lm.generate import KVCache
+from tenfold.lm.kv_cache import KVCache
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig
 

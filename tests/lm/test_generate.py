@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.generate import KVCache, filter_logits, generate
+from tenfold.lm.generate import generate
+from tenfold.lm.kv_cache import KVCache
+from tenfold.lm.sampling import filter_logits
 from tenfold.nn.moe import MoEConfig
 
 CFG = DecoderConfig(vocab_size=50, dim=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=6, ffn_dim=32, max_len=40)

@@ -22,7 +22,7 @@ from tenfold.nn.norm import RMSNorm
 from tenfold.nn.rotary import RopeLayout, Rotary
 
 if TYPE_CHECKING:
-    from tenfold.lm.generate import KVCache
+    from tenfold.lm.kv_cache import KVCache
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,20 @@ def path(name: str) -> Path:
     return found
 
 
+def find(checkpoint: str | Path) -> Path:
+    """Where a checkpoint lies: a folder or file of that path, else the model of that name (see `path`).
+
+    Raises:
+        UserError: neither.
+    """
+    if Path(checkpoint).exists():
+        return Path(checkpoint)
+    if str(checkpoint).lower() not in MODELS:
+        known = ", ".join(MODELS)
+        raise UserError(f"checkpoint not found: {checkpoint}; give a folder such as RUN/models/NAME, or one of {known}")
+    return path(str(checkpoint))
+
+
 def list_models() -> list[PretrainedInfo]:
     """The models known, and whether they are on this machine."""
     return [

@@ -123,11 +123,19 @@ class Attention(nn.Module):
         Returns:
             (B, S, D).
         """
-        q = self._heads(self.q_proj(x_BSD), self.q_norm, rope)
-        k = self._heads(self.k_proj(x_BSD), self.k_norm, rope)
-        v = self.v_proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q, k, v = self.project(x_BSD, rope)
         if cache is not None:
             k, v = cache.append(k, v)
+        return self.o_proj(self.attend(q, k, v, mask))
+
+    def project(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, S, d), keys and values (B, G, S, d), normed and rotated."""
+        q = self._heads(self.q_proj(x_BSD), self.q_norm, rope)
+        k = self._heads(self.k_proj(x_BSD), self.k_norm, rope)
+        return q, k, self.v_proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The heads' results side by side, (B, S, H · d); arguments as `project` gives them and `forward` takes them."""
         queries, keys = q.shape[2], k.shape[2]
         causal = self.causal and mask is None and queries > 1
         if causal and keys > queries:
@@ -135,7 +143,7 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, mask, self.dropout if self.training else 0.0, causal, enable_gqa=q.shape[1] != k.shape[1]
         )
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor, norm: RMSNorm | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, S, heads · d) to normed and rotated (B, heads, S, d)."""

@@ -263,7 +263,10 @@ PRESETS: dict[str, Config] = {
         eval_items=20,
     ),
     "laptop": Config(widths=(16, 24, 32), head_dim=(16, 24, 16), eval_items=200),
-    "full": Config(widths=(32, 48, 64), families=("dense", "moe-half"), protocols=("seconds",), eval_items=670),
+    # 2048 tokens a step: below that, dispatch costs half-width experts more than their smaller matrices save.
+    "full": Config(
+        widths=(32, 48, 64), families=("dense", "moe-half"), protocols=("seconds",), data=Data(rows=16), eval_items=670
+    ),
     # The paper's own setting: dense 6.4B, 12.6B and 29.6B, MoE every 4th layer with 256 experts, top-2.
     "paper": Config(
         widths=(4096, 5120, 6656),

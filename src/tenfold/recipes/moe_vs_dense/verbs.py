@@ -8,13 +8,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tenfold.core.errors import UserError
 from tenfold.lm.cost import MoEPlacement, explain_speedup
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.gguf import read_gguf_tokenizer
 from tenfold.lm.planner import plan as plan_step
-from tenfold.lm.pretrained import MODELS
-from tenfold.lm.pretrained import path as model_path
+from tenfold.lm.pretrained import find
 from tenfold.lm.score import PaperTable, evaluate, paper_rows
 from tenfold.recipes.moe_vs_dense.bench import bench
 from tenfold.text.tokenizer import Tokenizer
@@ -79,14 +77,7 @@ def eval_(
         limit: first so many items of each task.
         data: folder of evaluation sets; default TENFOLD_DATA.
     """
-    folder = Path(checkpoint)
-    if not folder.exists():
-        if checkpoint not in MODELS:
-            known = ", ".join(MODELS)
-            raise UserError(
-                f"checkpoint not found: {checkpoint}; give a folder such as RUN/models/NAME, or one of {known}"
-            )
-        folder = model_path(checkpoint)
+    folder = find(checkpoint)
     model = Decoder.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = read_gguf_tokenizer(folder) if folder.suffix == ".gguf" else Tokenizer.load(folder)
     if not tasks:

@@ -1,0 +1,455 @@
+"""Continuous batching: requests join and leave a running batch, each token of theirs is handed out as it is made."""
+
+# Shape legend: B running sequences, V vocabulary
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from tenfold.lm.sampling import SamplingRule, draw_rows
+from tenfold.lm.slots import Slots
+from tenfold.lm.stepper import Compiled, Stepper, Weights
+from tenfold.nn.moe import dropless
+
+if TYPE_CHECKING:
+    from tenfold.lm.decoder import Decoder
+    from tenfold.lm.kv_cache import KVCache
+
+Finish = Literal["stop", "length", "cancelled"]
+REUSE = 16  # tokens that a kept prefix must save before it is worth moving
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to continue and how.
+
+    Args:
+        ids: the prompt's token ids, at least one.
+        max_new_tokens: the most tokens to add.
+        rule: temperature, top_k, top_p.
+        stop: token ids that end the answer (the last token handed out).
+        min_new_tokens: before so many tokens no stop token is drawn.
+        seed: of this request's random numbers; they depend on nothing else.
+        top_logprobs: how many most likely tokens to report beside each chosen one; None reports no probabilities.
+        allowed: of the tokens so far, the ids that may follow (None: any); for answers of a given form.
+        until: called with every new token; True ends the answer behind it, say since its text holds a stop string.
+    """
+
+    ids: Sequence[int]
+    max_new_tokens: int
+    rule: SamplingRule = field(default_factory=SamplingRule)
+    stop: frozenset[int] = frozenset()
+    min_new_tokens: int = 0
+    seed: int = 0
+    top_logprobs: int | None = None
+    allowed: Callable[[list[int]], Sequence[int] | None] | None = None
+    until: Callable[[int], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError("ids: got an empty prompt, need at least one token")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: got {self.max_new_tokens}, need at least 1")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(f"min_new_tokens: got {self.min_new_tokens}, need 0..{self.max_new_tokens}")
+        if self.top_logprobs is not None and self.top_logprobs < 0:
+            raise ValueError(f"top_logprobs: got {self.top_logprobs}, need 0 or more")
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """One token of an answer.
+
+    Attributes:
+        id: the token.
+        logprob: ln p under the model at temperature 1, unfiltered; None unless asked for.
+        top: the most likely tokens and their ln p, likeliest first.
+    """
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of an answer: why, and how many prompt tokens had not to be computed."""
+
+    reason: Finish
+    cached_tokens: int = 0
+
+
+Event = NewToken | Finished | BaseException
+
+
+class TokenStream:
+    """The tokens of one request as they are made: iterate, or `cancel`.
+
+    Attributes:
+        finish: why it ended; None while it runs.
+    """
+
+    def __init__(self, request: Request, listener: Callable[[Event], None] | None) -> None:
+        self.request = request
+        self.finish: Finished | None = None
+        self.cancelled = False
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._emit = listener or self._events.put
+
+    def cancel(self) -> None:
+        """Stop making tokens for this request; safe from any thread, also when it has ended."""
+        self.cancelled = True
+
+    def __iter__(self) -> Iterator[NewToken]:
+        while True:
+            event = self._events.get()
+            if isinstance(event, NewToken):
+                yield event
+            elif isinstance(event, Finished):
+                return
+            else:
+                raise event
+
+
+@dataclass(eq=False)
+class _Row:
+    """A sequence in a slot."""
+
+    stream: TokenStream
+    generator: torch.Generator
+    new: list[int] = field(default_factory=list)
+    done: int = 0  # tokens of prompt and answer whose keys and values are stored
+    reused: int = 0
+
+    @property
+    def request(self) -> Request:
+        return self.stream.request
+
+    @property
+    def need(self) -> int:
+        """Tokens that its slot must hold: the last new token is never fed back."""
+        return len(self.request.ids) + self.request.max_new_tokens - 1
+
+
+class Engine:
+    """Runs a decoder for many requests at once.
+
+    The batch is remade at every step: a request that ends leaves its place, a waiting one takes it. Prompts are read
+    in pieces between the steps of the running requests, so that a long one does not hold them up. A request's tokens
+    depend on its own prompt and seed: exactly in float64; in float32 up to rounding, which differs with the batch.
+
+    Drive it yourself with `step`, or let `submit` start a thread that does; use it as a context manager, or `close`.
+
+    Args:
+        model: the decoder; it is put in eval mode.
+        max_batch: requests that run at a time.
+        max_batch_tokens: tokens of keys and values in memory, over all requests; a request waits while it does not fit.
+        max_waiting: requests that may wait; more are refused.
+        prefill_chunk: tokens of prompts read between two steps of running requests; eight times as many while none runs.
+        weights, compiled: of single rows, as in `lm.stepper.Stepper`.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        max_batch: int = 64,
+        max_batch_tokens: int = 32768,
+        max_waiting: int = 1024,
+        prefill_chunk: int = 64,
+        weights: Weights = "float",
+        compiled: Compiled = "auto",
+    ) -> None:
+        for name, value in (("max_waiting", max_waiting), ("prefill_chunk", prefill_chunk)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, need at least 1")
+        self.model = model.eval()
+        first = model.embed_tokens.weight
+        self._slots = Slots(model.cfg, max_batch, max_batch_tokens, first.dtype, first.device)
+        self._step = Stepper(model, weights=weights, compiled=compiled)
+        self._chunk, self._max_waiting = prefill_chunk, max_waiting
+        self._waiting: deque[TokenStream] = deque()
+        self._running: list[_Row] = []  # row i is in slot i
+        self._reading: _Row | None = None  # the row whose prompt is being read, in the slot behind the running ones
+        self._batch: KVCache | None = None  # cache over the running rows, kept while they stay the same
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # Called from any thread.
+
+    def submit(self, request: Request, listener: Callable[[Event], None] | None = None) -> TokenStream:
+        """Queue a request.
+
+        Args:
+            request: what to continue.
+            listener: called on the engine's thread with every `NewToken`, then once with `Finished` or an exception;
+                None: iterate over the returned stream instead.
+        Raises:
+            ValueError: a prompt that with its answer exceeds the model's max_len or the engine's memory, ids outside
+                the vocabulary.
+            EngineBusyError: too many requests wait; EngineClosedError: closed.
+        """
+        self.check(request)
+        stream = TokenStream(request, listener)
+        with self._work:
+            if self._closed:
+                raise EngineClosedError("engine: closed, it takes no more requests")
+            if len(self._waiting) >= self._max_waiting:
+                raise EngineBusyError(f"engine: {self._max_waiting} requests wait already; try again later")
+            self._waiting.append(stream)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="tenfold-engine", daemon=True)
+                self._thread.start()
+            self._work.notify()
+        return stream
+
+    def check(self, request: Request) -> None:
+        """Refuse what can never run. Raises: as `submit`."""
+        cfg = self.model.cfg
+        total = len(request.ids) + request.max_new_tokens
+        if total > cfg.max_len:
+            raise ValueError(
+                f"prompt + max_new_tokens: got {len(request.ids)} + {request.max_new_tokens} = {total} tokens, "
+                f"the model takes at most max_len = {cfg.max_len}"
+            )
+        if not self._slots.fits(1, total):
+            raise ValueError(
+                f"prompt + max_new_tokens: got {total} tokens, the engine holds at most {self._slots.max_tokens}"
+            )
+        low, high = min(request.ids), max(request.ids)
+        if low < 0 or high >= cfg.vocab_size:
+            raise ValueError(f"ids: got token {low if low < 0 else high}, need 0..{cfg.vocab_size - 1}")
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that one request may have, prompt and answer together, given the engine's memory."""
+        return self._slots.max_tokens
+
+    def load(self) -> tuple[int, int]:
+        """(running, waiting) requests."""
+        with self._lock:
+            return len(self._running) + (self._reading is not None), len(self._waiting)
+
+    def close(self) -> None:
+        """End the thread; requests that still run or wait end as cancelled."""
+        with self._work:
+            self._closed = True
+            self._work.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Called on the engine's thread alone.
+
+    def _loop(self) -> None:
+        while True:
+            with self._work:
+                while not (self._closed or self._waiting or self._running or self._reading):
+                    self._work.wait()
+                if self._closed:
+                    break
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001 - a failing step must not leave its listeners waiting for ever
+                self._fail(error)
+        for row in self._rows():
+            self._end(row, "cancelled")
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for stream in waiting:
+            _finish(stream, "cancelled", 0)
+
+    @torch.inference_mode()
+    def _turn(self) -> None:
+        """Drop cancelled requests, read a piece of one prompt, make one token for every running request."""
+        for row in [row for row in self._rows() if row.stream.cancelled]:
+            self._leave(row, "cancelled")
+        # Without expert capacity: with it a row's tokens would depend on the other rows.
+        with dropless(self._step.model):
+            room = self._chunk if self._running else 8 * self._chunk
+            while room > 0 and (self._reading is not None or self._admit()):
+                assert self._reading is not None
+                room -= self._read(self._reading, room)
+            if self._running:
+                self._decode()
+
+    def _rows(self) -> list[_Row]:
+        return [*self._running, *([] if self._reading is None else [self._reading])]
+
+    def _admit(self) -> bool:
+        """Give the longest waiting request a slot behind the running ones, if its tokens fit."""
+        with self._lock:
+            while self._waiting and self._waiting[0].cancelled:
+                _finish(self._waiting.popleft(), "cancelled", 0)
+            if not self._waiting:
+                return False
+            row = _Row(self._waiting[0], torch.Generator().manual_seed(self._waiting[0].request.seed % 2**63))
+            place = len(self._running)
+            length = max(row.need, *(other.need for other in self._running)) if self._running else row.need
+            if not self._slots.fits(place + 1, length):
+                return False
+            self._waiting.popleft()
+            self._reading = row
+        self._slots.reserve(place + 1, length)
+        self._batch = None
+        source, shared = self._slots.longest_prefix(row.request.ids)
+        if shared >= REUSE:
+            if source >= place:  # its sequence has ended: take the slot itself
+                self._slots.swap(source, place)
+                source = place
+            self._slots.copy(source, place, shared)
+            row.done = row.reused = shared
+        else:
+            self._slots.tokens[place] = []
+        return True
+
+    def _read(self, row: _Row, room: int) -> int:
+        """Store the keys and values of at most `room` more tokens of a prompt; behind the last stands the first token.
+
+        Returns:
+            tokens read.
+        """
+        ids, place = row.request.ids, len(self._running)
+        piece = list(ids[row.done : row.done + room])
+        cache = self._slots.batch(place, 1, [row.done])
+        logits_BV = self._step.prompt(torch.tensor([piece], device=self._slots.device), cache)
+        row.done += len(piece)
+        self._slots.tokens[place] = list(ids[: row.done])
+        if row.done == len(ids):
+            self._running.append(row)
+            self._reading, self._batch = None, None
+            self._choose(logits_BV, [row])
+        return len(piece)
+
+    def _decode(self) -> None:
+        rows = self._running
+        if not self._batch:
+            self._batch = self._slots.batch(0, len(rows), [row.done for row in rows])
+        last = [row.new[-1] for row in rows]
+        logits_BV = self._step(torch.tensor(last, device=self._slots.device), self._batch)
+        for slot, row in enumerate(rows):
+            row.done += 1
+            self._slots.tokens[slot].append(last[slot])
+        self._choose(logits_BV, list(rows))
+
+    def _choose(self, logits_BV: Tensor, rows: list[_Row]) -> None:
+        """Draw a token for each row, hand it out, and let rows that are done leave."""
+        logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
+        masked_BV = self._masked(logits_BV, rows)
+        points = [torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows]
+        tokens = draw_rows(masked_BV, [row.request.rule for row in rows], torch.stack(points)).tolist()
+        reports = _logprobs(logits_BV, rows, tokens)
+        for row, token, report in zip(rows, tokens, reports, strict=True):
+            row.new.append(token)
+            try:
+                row.stream._emit(report)
+                stopped = token in row.request.stop or (row.request.until is not None and row.request.until(token))
+            except Exception as error:  # noqa: BLE001 - the caller's code: its error ends its own request alone
+                self._leave(row, error)
+                continue
+            if stopped:
+                self._leave(row, "stop")
+            elif len(row.new) >= row.request.max_new_tokens:
+                self._leave(row, "length")
+
+    def _masked(self, logits_BV: Tensor, rows: list[_Row]) -> Tensor:
+        """Logits with -inf where a row's form or minimum length forbids a token."""
+        masked = logits_BV
+        for i, row in enumerate(rows):
+            request = row.request
+            allowed = None if request.allowed is None else request.allowed(row.new)
+            barred = len(row.new) < request.min_new_tokens and request.stop
+            if (allowed is not None or barred) and masked is logits_BV:
+                masked = logits_BV.clone()
+            if allowed is not None:
+                index = torch.tensor(list(allowed), device=masked.device)
+                kept = logits_BV[i, index]
+                masked[i] = float("-inf")
+                masked[i, index] = kept
+            elif barred:
+                masked[i, torch.tensor(sorted(request.stop), device=masked.device)] = float("-inf")
+        return masked
+
+    def _leave(self, row: _Row, reason: Finish | Exception) -> None:
+        """Take a row out; the last running row moves into its slot, what it computed stays for later prompts."""
+        self._batch = None
+        if row is self._reading:
+            self._reading = None
+        else:
+            place, last = self._running.index(row), len(self._running) - 1
+            self._slots.swap(place, last)
+            self._running[place] = self._running[last]
+            self._running.pop()
+            if self._reading is not None:
+                self._slots.swap(last, last + 1)
+        self._end(row, reason)
+
+    def _end(self, row: _Row, reason: Finish | Exception) -> None:
+        _finish(row.stream, reason, row.reused)
+
+    def _fail(self, error: Exception) -> None:
+        """An error in the model itself: every request in the batch ends with it, and nothing computed is kept."""
+        rows = self._rows()
+        self._running, self._reading, self._batch = [], None, None
+        self._slots.tokens = [[] for _ in self._slots.tokens]
+        for row in rows:
+            self._end(row, error)
+
+
+class EngineBusyError(RuntimeError):
+    """Too many requests wait."""
+
+
+class EngineClosedError(RuntimeError):
+    """The engine was closed."""
+
+
+def request_seed(seed: int, *parts: object) -> int:
+    """A seed that depends on `seed` and on the parts' text alone."""
+    digest = hashlib.blake2b(struct.pack("<q", seed), digest_size=8)
+    for part in parts:
+        digest.update(repr(part).encode() + b"\0")
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def _finish(stream: TokenStream, reason: Finish | Exception, reused: int) -> None:
+    event: Event = reason if isinstance(reason, Exception) else Finished(reason, reused)
+    stream.finish = event if isinstance(event, Finished) else None
+    with contextlib.suppress(Exception):  # a listener whose event loop is gone: nobody is left to tell
+        stream._emit(event)
+
+
+def _logprobs(logits_BV: Tensor, rows: Sequence[_Row], tokens: Sequence[int]) -> list[NewToken]:
+    asked = [i for i, row in enumerate(rows) if row.request.top_logprobs is not None]
+    reports = [NewToken(token) for token in tokens]
+    if asked:
+        log_AV = logits_BV[asked].log_softmax(-1)
+        for i, log_V in zip(asked, log_AV, strict=True):
+            count = rows[i].request.top_logprobs or 0
+            values, index = log_V.topk(count) if count else (log_V[:0], torch.empty(0, dtype=torch.int64))
+            top = tuple(zip(index.tolist(), values.tolist(), strict=True))
+            reports[i] = NewToken(tokens[i], float(log_V[tokens[i]]), top)
+    return reports

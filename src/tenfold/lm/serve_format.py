@@ -1,0 +1,377 @@
+"""The wire format of OpenAI's API: request bodies checked field by field, answers, chunks and errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tenfold.lm.chat import Ending
+from tenfold.lm.engine import NewToken
+from tenfold.text.messages import Message, Sampling, ToolCall
+from tenfold.text.tokenizer import Tokenizer
+from tenfold.text.tool_calls import parse_tool_calls
+
+DEFAULT_TOKENS = 1024  # of an answer whose request names no bound
+MOST_STOPS = 16
+MOST_TOP_LOGPROBS = 20
+
+
+class ApiError(Exception):
+    """An error in the form that OpenAI's clients read.
+
+    Args:
+        status: of the HTTP answer.
+        message: what was wrong.
+        param: the field.
+        kind, code: OpenAI's words for it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.kind, self.code = status, message, param, kind, code
+
+    def body(self) -> dict[str, str | None]:
+        """The content of "error"."""
+        return {"message": self.message[:1000], "type": self.kind, "param": self.param, "code": self.code}
+
+
+def parse_body(content: bytes) -> dict[str, Any]:
+    """The JSON object of a body. Raises ApiError 400."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ApiError(400, f"The body is not valid JSON: {reason}") from None
+    if not isinstance(parsed, dict):
+        raise ApiError(400, f"The body must be a JSON object, got {type(parsed).__name__}.")
+    return parsed
+
+
+@dataclass(frozen=True)
+class _Body:
+    model: str | None
+    sampling: Sampling
+    n: int
+    stream: bool
+    include_usage: bool
+    top_logprobs: int | None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.top_logprobs is not None
+
+
+@dataclass(frozen=True)
+class ChatBody(_Body):
+    """A body of /v1/chat/completions."""
+
+    messages: tuple[Message, ...]
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], most: int) -> ChatBody:
+        """Check a body; `most` answers at a time. Raises ApiError 400 naming the field."""
+        top: int | None = None
+        if _get(body, "logprobs", bool, False):
+            top = _number(body, "top_logprobs", int, 0, 0, MOST_TOP_LOGPROBS)
+        tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(_list(body, "tools", 128)))
+        choice = body.get("tool_choice") if tools else None
+        names = [tool["function"]["name"] for tool in tools]
+        if choice not in (None, "auto", "none", "required"):
+            named = choice.get("function") if isinstance(choice, dict) else None
+            if not isinstance(named, dict) or named.get("name") not in names:
+                raise ApiError(
+                    400, f"tool_choice: need auto, none, required or one of {', '.join(names)}", "tool_choice"
+                )
+        return cls(
+            messages=_messages(body),
+            **_shared(body, most, top, tools=tools, tool_choice=choice, response_format=body.get("response_format")),
+        )
+
+
+@dataclass(frozen=True)
+class CompletionBody(_Body):
+    """A body of /v1/completions: one prompt, as text or token ids."""
+
+    prompt: str
+    ids: tuple[int, ...] | None
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], most: int) -> CompletionBody:
+        """Check a body; `most` answers at a time. Raises ApiError 400 naming the field."""
+        prompt = body.get("prompt", "")
+        if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+            prompt = prompt[0]
+        ids = None
+        if isinstance(prompt, list):
+            if not all(isinstance(id, int) and not isinstance(id, bool) for id in prompt):
+                raise ApiError(400, "prompt: need one text, or one list of token ids", "prompt")
+            ids, prompt = tuple(int(id) for id in prompt), ""
+        elif not isinstance(prompt, str):
+            raise ApiError(400, f"prompt: got {type(prompt).__name__}, need a string", "prompt")
+        top = None
+        if body.get("logprobs") is not None:
+            top = _number(body, "logprobs", int, 0, 0, MOST_TOP_LOGPROBS)
+        if body.get("echo") or body.get("suffix"):
+            raise ApiError(400, "echo, suffix: not supported here", "echo" if body.get("echo") else "suffix")
+        return cls(prompt=_text(prompt, "prompt"), ids=ids, **_shared(body, most, top))
+
+
+def _shared(body: Mapping[str, Any], most: int, top_logprobs: int | None, **more: Any) -> dict[str, Any]:
+    """The fields that both kinds of request have."""
+    stop = body.get("stop") or ()
+    stop = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stop, list | tuple) or len(stop) > MOST_STOPS or not all(isinstance(s, str) and s for s in stop):
+        raise ApiError(400, f"stop: need at most {MOST_STOPS} strings that are not empty", "stop")
+    length = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise ApiError(400, "stream_options: need an object", "stream_options")
+    try:
+        sampling = Sampling(
+            temperature=_number(body, "temperature", float, 1.0, 0, 100),
+            top_p=_number(body, "top_p", float, 1.0, 0, 1) or 1e-9,
+            top_k=_number(body, "top_k", int, None, 1, 1 << 20),
+            max_tokens=_number(body, length, int, DEFAULT_TOKENS, 1, 1 << 20),
+            min_tokens=_number(body, "min_tokens", int, 0, 0, 1 << 20),
+            stop=tuple(stop),
+            seed=_number(body, "seed", int, None, -(2**63), 2**63 - 1),
+            logprobs=top_logprobs is not None,
+            **more,
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+    return {
+        "model": _get(body, "model", str, None),
+        "sampling": sampling,
+        "n": _number(body, "n", int, 1, 1, most),
+        "stream": _get(body, "stream", bool, False),
+        "include_usage": bool((options or {}).get("include_usage")),
+        "top_logprobs": top_logprobs,
+    }
+
+
+def _messages(body: Mapping[str, Any]) -> tuple[Message, ...]:
+    rows = body.get("messages")
+    if not isinstance(rows, list) or not rows:
+        raise ApiError(400, "messages: need a list with at least one message", "messages")
+    return tuple(_message(row, f"messages[{i}]") for i, row in enumerate(rows))
+
+
+def _message(row: Any, where: str) -> Message:
+    if not isinstance(row, dict):
+        raise ApiError(400, f"{where}: got {type(row).__name__}, need an object", where)
+    said = str(row.get("role"))
+    role = {"developer": "system", "function": "tool"}.get(said, said)
+    content = row.get("content")
+    if isinstance(content, list):
+        parts = []
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                raise ApiError(400, f"{where}.content: only parts of type text are read", f"{where}.content")
+            parts.append(part["text"])
+        content = "".join(parts)
+    calls = _list(row, "tool_calls", 128)
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        raise ApiError(400, f"{where}.content: got {type(content).__name__}, need a string", f"{where}.content")
+    try:
+        return Message(
+            role=role,
+            content=_text(content, f"{where}.content"),
+            tool_calls=tuple(_call(call, f"{where}.tool_calls") for call in calls),
+            tool_call_id=_get(row, "tool_call_id", str, None),
+        )
+    except ValueError as error:
+        raise ApiError(400, f"{where}.{error}", f"{where}.role") from None
+
+
+def _text(text: str, where: str) -> str:
+    """JSON can spell half of a surrogate pair, which no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ApiError(400, f"{where}: character {error.start} is no Unicode text", where) from None
+    return text
+
+
+def _call(call: Any, where: str) -> ToolCall:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ApiError(400, f"{where}: need objects with a function that has a name", where)
+    return ToolCall(str(call.get("id", "")), function["name"], str(function.get("arguments", "{}")))
+
+
+def _tool(tool: Any, where: str) -> Mapping[str, Any]:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ApiError(400, f"{where}: need an object with a function that has a name", where)
+    return dict(tool)
+
+
+def _list(body: Mapping[str, Any], name: str, most: int) -> list[Any]:
+    value = body.get(name) or []
+    if not isinstance(value, list) or len(value) > most:
+        raise ApiError(400, f"{name}: need a list of at most {most}", name)
+    return value
+
+
+def _get(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise ApiError(400, f"{name}: got {type(value).__name__}, need {kind.__name__}", name)
+    return value
+
+
+def _number(body: Mapping[str, Any], name: str, kind: type, default: Any, low: float, high: float) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not right or not low <= value <= high:
+        shown = repr(value)[:50] if right else type(value).__name__
+        raise ApiError(400, f"{name}: got {shown}, need {kind.__name__} in {low:g}..{high:g}", name)
+    return kind(value)
+
+
+Answer = tuple[str, list[NewToken], Ending]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Writes the answers to one request.
+
+    Args:
+        id: of the request, the same in all its chunks.
+        model: the name it asked for.
+        created: Unix seconds.
+        tokenizer: spells the tokens of reported probabilities.
+    """
+
+    id: str
+    model: str
+    created: int
+    tokenizer: Tokenizer
+
+    def chat(self, body: ChatBody, answers: Sequence[Answer]) -> dict[str, Any]:
+        """A whole answer of /v1/chat/completions."""
+        choices = []
+        for index, (text, tokens, ending) in enumerate(answers):
+            calls: tuple[ToolCall, ...] = ()
+            if body.sampling.tools and body.sampling.tool_choice != "none":
+                text, calls = parse_tool_calls(text)
+            message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text}
+            if calls:
+                message["tool_calls"] = [_call_object(call) for call in calls]
+            choices.append(
+                {
+                    "index": index,
+                    "message": message,
+                    "logprobs": {"content": self._chat_logprobs(tokens)} if body.wants_logprobs else None,
+                    "finish_reason": "tool_calls" if calls else ending.reason,
+                }
+            )
+        usage = _usage([ending for *_, ending in answers])
+        return {**self._head("chatcmpl", "chat.completion"), "choices": choices, "usage": usage}
+
+    def chat_chunk(
+        self,
+        index: int | None,
+        *,
+        role: str | None = None,
+        text: str | None = None,
+        token: NewToken | None = None,
+        calls: Sequence[ToolCall] = (),
+        finish: str | None = None,
+        usage: Sequence[Ending] | None = None,
+    ) -> dict[str, Any]:
+        """One event of a streamed chat; `index` None is the last one, which holds the usage alone."""
+        head = self._head("chatcmpl", "chat.completion.chunk")
+        if index is None:
+            return {**head, "choices": [], "usage": _usage(usage or ())}
+        delta: dict[str, Any] = {} if role is None else {"role": role, "content": ""}
+        if text is not None:
+            delta["content"] = text
+        if calls:
+            delta["tool_calls"] = [{"index": i, **_call_object(call)} for i, call in enumerate(calls)]
+        logprobs = None if token is None else {"content": self._chat_logprobs([token])}
+        return {**head, "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
+
+    def completion(self, body: CompletionBody, answers: Sequence[Answer]) -> dict[str, Any]:
+        """A whole answer of /v1/completions."""
+        choices = [
+            {
+                "index": index,
+                "text": text,
+                "logprobs": self._completion_logprobs(tokens) if body.wants_logprobs else None,
+                "finish_reason": ending.reason,
+            }
+            for index, (text, tokens, ending) in enumerate(answers)
+        ]
+        usage = _usage([ending for *_, ending in answers])
+        return {**self._head("cmpl", "text_completion"), "choices": choices, "usage": usage}
+
+    def completion_chunk(
+        self,
+        index: int | None,
+        *,
+        text: str = "",
+        token: NewToken | None = None,
+        finish: str | None = None,
+        usage: Sequence[Ending] | None = None,
+    ) -> dict[str, Any]:
+        """One event of a streamed completion; `index` None is the last one, which holds the usage alone."""
+        head = self._head("cmpl", "text_completion")
+        if index is None:
+            return {**head, "choices": [], "usage": _usage(usage or ())}
+        logprobs = None if token is None else self._completion_logprobs([token])
+        return {**head, "choices": [{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]}
+
+    def _head(self, prefix: str, kind: str) -> dict[str, Any]:
+        return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+
+    def _chat_logprobs(self, tokens: Sequence[NewToken]) -> list[dict[str, Any]]:
+        return [
+            {**self._entry(token.id, token.logprob), "top_logprobs": [self._entry(*pair) for pair in token.top]}
+            for token in tokens
+        ]
+
+    def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
+        text = self.tokenizer.decode([id])
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    def _completion_logprobs(self, tokens: Sequence[NewToken]) -> dict[str, Any]:
+        texts = [self.tokenizer.decode([token.id]) for token in tokens]
+        return {
+            "tokens": texts,
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [{self.tokenizer.decode([id]): log for id, log in token.top} for token in tokens],
+            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+        }
+
+
+def _usage(endings: Sequence[Ending]) -> dict[str, Any]:
+    prompt = endings[0].prompt if endings else 0
+    completion = sum(ending.completion for ending in endings)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": endings[0].cached if endings else 0},
+    }
+
+
+def _call_object(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

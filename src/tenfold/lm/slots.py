@@ -1,0 +1,118 @@
+"""Memory for the keys and values of many sequences that come and go."""
+
+# Shape legend: N slots, G key-value heads, K stored tokens, d head width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tenfold.lm.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from tenfold.lm.decoder import DecoderConfig
+
+SHORTEST = 64  # tokens of a slot at least
+
+
+class Slots:
+    """N slots of K tokens each; both numbers change with the need, their product stays within a budget.
+
+    A slot remembers which tokens its keys and values belong to, also after its sequence ended: a later sequence that
+    begins alike takes them over. The running sequences stand in the first slots, so that a batch of them is one block
+    of memory without a gather.
+
+    Args:
+        cfg: the decoder's shape.
+        max_slots: sequences at a time.
+        max_tokens: N · K at most.
+        dtype: of keys and values.
+        device: where they live.
+    """
+
+    def __init__(
+        self, cfg: DecoderConfig, max_slots: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        for name, value in (("max_slots", max_slots), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, need at least 1")
+        self.cfg, self.dtype, self.device = cfg, dtype, device
+        self.max_slots, self.max_tokens = max_slots, max_tokens
+        self.tokens: list[list[int]] = []
+        self._memory: list[Tensor] = []  # one a layer, (2, N, G, K, d): keys, values
+        self.length = 0
+
+    def fits(self, slots: int, length: int) -> bool:
+        """Whether `slots` sequences of up to `length` tokens fit into the budget together."""
+        return slots <= self.max_slots and slots * self._rounded(length) <= self.max_tokens
+
+    def reserve(self, slots: int, length: int) -> None:
+        """Make room for `slots` sequences of up to `length` tokens; the first `slots` slots keep what they hold.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        if not self.fits(slots, length):
+            raise ValueError(f"slots: got {slots} of {length} tokens, need at most {self.max_tokens} tokens in all")
+        if slots <= len(self.tokens) and length <= self.length:
+            return
+        new_length = self._rounded(length)
+        count = max(slots, min(self.max_slots, self.max_tokens // new_length, 2 * slots))
+        kept = min(len(self.tokens), count)
+        filled = min(max((len(tokens) for tokens in self.tokens[:kept]), default=0), new_length)
+        shape = 2, count, self.cfg.n_kv_heads, new_length, self.cfg.head_dim
+        for layer in range(self.cfg.n_layers):  # one layer at a time: old and new memory never stand side by side whole
+            fresh = torch.zeros(shape, dtype=self.dtype, device=self.device)
+            if self._memory and layer < len(self._memory):
+                fresh[:, :kept, :, :filled] = self._memory[layer][:, :kept, :, :filled]
+                self._memory[layer] = fresh
+            else:
+                self._memory.append(fresh)
+        self.tokens = [tokens[:new_length] for tokens in self.tokens[:kept]] + [[] for _ in range(count - kept)]
+        self.length = new_length
+
+    def _rounded(self, length: int) -> int:
+        """Slots grow by doubling up to 512 tokens, then by 512, so that memory is moved seldom and little is idle."""
+        step = max(SHORTEST, min(512, 1 << (length - 1).bit_length()))
+        return min(-(-length // step) * step, max(length, min(self.cfg.max_len, self.max_tokens)))
+
+    def batch(self, first: int, count: int, lengths: Sequence[int]) -> KVCache:
+        """A cache over `count` slots from `first` on, of which each holds so many tokens."""
+        return KVCache.over([(k, v) for k, v in (m[:, first : first + count] for m in self._memory)], lengths)
+
+    def swap(self, a: int, b: int) -> None:
+        """Exchange two slots."""
+        if a == b:
+            return
+        used = max(len(self.tokens[a]), len(self.tokens[b]))
+        for memory in self._memory:
+            held = memory[:, a, :, :used].clone()
+            memory[:, a, :, :used] = memory[:, b, :, :used]
+            memory[:, b, :, :used] = held
+        self.tokens[a], self.tokens[b] = self.tokens[b], self.tokens[a]
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give slot `target` the first `count` tokens of slot `source`."""
+        if source != target:
+            for memory in self._memory:
+                memory[:, target, :, :count] = memory[:, source, :, :count]
+        self.tokens[target] = self.tokens[source][:count]
+
+    def longest_prefix(self, ids: Sequence[int]) -> tuple[int, int]:
+        """(slot, tokens) of the slot that shares most first tokens with `ids`, at most all but the last of them."""
+        best = 0, 0
+        for slot, tokens in enumerate(self.tokens):
+            shared = _shared(tokens, ids, len(ids) - 1)
+            if shared > best[1]:
+                best = slot, shared
+        return best
+
+
+def _shared(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+    for i in range(min(len(a), len(b), limit)):
+        if a[i] != b[i]:
+            return i
+    return max(0, min(len(a), len(b), limit))

@@ -1,0 +1,90 @@
+"""Tools for models that know them from their prompt alone: schemas into the system turn, calls out of the reply.
+
+The form is the one that many open models are tuned on: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tenfold.text.messages import Message, ToolCall
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MOST_CALLS = 64
+LONGEST = 1 << 16  # characters of a reply that are looked at for calls
+
+
+def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The conversation with the tools' schemas in its system turn, which is added where there is none.
+
+    Args:
+        tools: as OpenAI writes them, `{"type": "function", "function": {"name", "description", "parameters"}}`.
+    """
+    schemas = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    text = (
+        "You may call these functions, given as JSON schemas:\n"
+        f"<tools>\n{schemas}\n</tools>\n"
+        "To call one, answer with nothing but its name and its arguments as JSON:\n"
+        f'{OPEN}{{"name": "function name", "arguments": {{"argument": "value"}}}}{CLOSE}'
+    )
+    first = messages[0] if messages else None
+    if first is not None and first.role == "system":
+        return [replace(first, content=f"{first.content}\n\n{text}"), *messages[1:]]
+    return [Message("system", text), *messages]
+
+
+def opening(name: str | None) -> str:
+    """How a reply begins that must call a tool: any (None) or the named one."""
+    return OPEN + '{"name": "' + ("" if name is None else f'{json.dumps(name)[1:-1]}", "arguments": {{')
+
+
+def may_call(text: str) -> bool:
+    """Whether a reply that begins so may still turn out to be a call."""
+    begun = text.lstrip()
+    return begun[:1] in ("", "{", "[") or OPEN.startswith(begun[: len(OPEN)])
+
+
+def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text around the calls, and the calls; a reply without a whole call is text alone.
+
+    Also read: a list of calls in one pair of marks, a last pair that was not closed, and a reply that is one call and
+    nothing else. The text is untrusted: what is no call stays text, and nothing in it is carried out.
+    """
+    if len(text) > LONGEST:
+        return text, ()
+    if OPEN not in text:
+        calls = _calls(text.strip())
+        return ("", calls) if calls else (text, ())
+    before, *blocks = text.split(OPEN)
+    around = [before]
+    found: list[ToolCall] = []
+    for block in blocks:
+        inside, _, after = block.partition(CLOSE)
+        calls = _calls(inside.strip())
+        found += calls
+        around.append(after if calls else OPEN + block)
+    return "".join(around).strip() if found else text, tuple(found[:MOST_CALLS])
+
+
+def _calls(text: str) -> tuple[ToolCall, ...]:
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    entries = parsed if isinstance(parsed, list) else [parsed]
+    calls = []
+    for entry in entries:
+        entry = entry.get("function", entry) if isinstance(entry, dict) else entry
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
+            return ()
+        arguments = entry.get("arguments", entry.get("parameters", {}))
+        if not isinstance(arguments, dict):
+            return ()
+        calls.append(
+            ToolCall(f"call_{secrets.token_hex(12)}", entry["name"], json.dumps(arguments, ensure_ascii=False))
+        )
+    return tuple(calls)
