@@ -43,7 +43,7 @@ def section(figures: dict) -> str:
 def main() -> None:
     sections = []
     for script in sorted(HERE.glob("*.py")):
-        if script.name == "run.py":
+        if script.name in ("run.py", "rows.py"):
             continue
         for threads in sorted({1, os.cpu_count() or 1}):
             print(f"== {script.name}, {threads} threads", flush=True)

@@ -6,19 +6,17 @@ what a mixture of experts adds, and the same model in transformers beside ours.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rows import Row, milliseconds, parser, row, write
 from torch import Tensor, nn
 
 from tenfold.core.fit import TrainState, train_step
 from tenfold.core.flops import measure_peak
 from tenfold.core.optim import adamw
-from tenfold.core.timing import Timing, interleaved, ratio
+from tenfold.core.timing import interleaved, ratio
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.loss import lm_loss
 from tenfold.nn.moe import MoEConfig
@@ -60,7 +58,7 @@ def transformers_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tenso
     return value, {"weight": batch["targets"].numel()}
 
 
-def rows_of(width: int, repeats: int, scratch: Path) -> list[dict[str, object]]:
+def rows_of(width: int, repeats: int, scratch: Path) -> list[Row]:
     """Figures of one width."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, VOCABULARY, (ROWS, SEQUENCE + 1), generator=generator)
@@ -88,38 +86,20 @@ def rows_of(width: int, repeats: int, scratch: Path) -> list[dict[str, object]]:
     return rows
 
 
-def milliseconds(timing: Timing) -> str:
-    return f"{1e3 * timing.median:.0f} ms"
-
-
-def row(name: str, value: float, note: str, bar: float | None = None) -> dict[str, object]:
-    print(f"{name:60} {value:7.3f}  {note}", flush=True)
-    met = None if bar is None else value >= bar
-    return {"name": name, "ratio": value, "bar": None if bar is None else f">= {bar:.2f}", "met": met, "note": note}
-
-
 def main() -> None:
     import tempfile
 
-    parser = argparse.ArgumentParser(description="training steps beside the machine's peak and transformers")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="compute threads")
-    parser.add_argument("--repeats", type=int, default=11, help="interleaved repeats of every step")
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256], help="model widths")
-    parser.add_argument("--out", type=Path, default=None, help="write the rows as JSON to this file")
-    arguments = parser.parse_args()
+    options = parser("training steps beside the machine's peak and transformers", repeats=11)
+    options.add_argument("--widths", type=int, nargs="+", default=[64, 256], help="model widths")
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
         rows = [each for w in arguments.widths for each in rows_of(w, arguments.repeats, Path(scratch))]
-    if arguments.out is not None:
-        plural = "s" if arguments.threads > 1 else ""
-        section = {
-            "title": f"Training step of the decoder, {arguments.threads} thread{plural}",
-            "what": f"{LAYERS} layers, vocabulary {VOCABULARY}, {ROWS} x {SEQUENCE} tokens, fp32; forward, backward, clip, AdamW. "
-            "Operations count active weights and causal attention, three times the forward pass.",
-            "machine": f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}",
-            "rows": rows,
-        }
-        arguments.out.write_text(json.dumps({"sections": [section]}, indent=1) + "\n")
+    what = (
+        f"{LAYERS} layers, vocabulary {VOCABULARY}, {ROWS} x {SEQUENCE} tokens, fp32; forward, backward, clip, AdamW. "
+        "Operations count active weights and causal attention, three times the forward pass."
+    )
+    write(arguments.out, "Training step of the decoder", what, arguments.threads, rows)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert again.end_id == tokenizer.end_id
     messages = [{"role": "user", "content": "hi"}]
     assert again.apply_chat_template(messages, True) == tokenizer.apply_chat_template(messages, True)
+    ids = json.loads((tmp_path / "generation_config.json").read_text())
+    assert ids == {"bos_token_id": 1, "eos_token_id": [2, 7], "pad_token_id": 0}
 
 
 def test_transformers_opens_the_folder(tokenizer: Tokenizer, tmp_path: Path) -> None:

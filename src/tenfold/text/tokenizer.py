@@ -119,7 +119,10 @@ class Tokenizer:
         return ids
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as Hugging Face's AutoTokenizer reads them."""
+        """Write tokenizer.json and tokenizer_config.json, as Hugging Face's AutoTokenizer reads them.
+
+        Beside them generation_config.json, so that its `generate` stops at the end of a turn.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         named = {
@@ -133,6 +136,10 @@ class Tokenizer:
         config |= {key: value for key, value in named.items() if value is not None}
         write_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         write_atomic(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=1))
+        ends = sorted({id for id in (self.eos_id, self.end_id) if id is not None})
+        ids = {"bos_token_id": self.bos_id, "eos_token_id": ends or None, "pad_token_id": self.pad_id}
+        known = {key: value for key, value in ids.items() if value is not None}
+        write_atomic(folder / "generation_config.json", json.dumps(known, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
