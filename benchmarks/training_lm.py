@@ -25,7 +25,7 @@ from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.loss import lm_loss
 
 SHAPE = DecoderConfig(49152, 576, 30, 9, 3, 64, 1536, rope_base=1e5, qk_norm=True, max_len=2048)
-ROWS, SEQUENCE = 2, 128
+ROWS, SEQUENCE = 4, 256
 BARS = {"fp32": 1.05, "bf16": 1.15}
 Precision = Literal["fp32", "bf16"]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tenfold.nn.attention import Attention, QKNormPosition, segment_mask
 from tenfold.nn.ffn import FeedForward
-from tenfold.nn.linear import Linear, draw_normal, init_generator
+from tenfold.nn.linear import Linear, draw_normal, init_generator, linear
 from tenfold.nn.moe import MoE
 from tenfold.nn.moe_config import MoEConfig
 from tenfold.nn.norm import RMSNorm
@@ -220,7 +220,7 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """States (…, D) to logits (…, V)."""
-        return F.linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
+        return linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
 
     def _embed(self, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
         if (ids is None) == (embeds is None):

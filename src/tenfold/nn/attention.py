@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tenfold.nn.linear import Linear, init_generator
+from tenfold.nn.linear import Linear, cast_once, init_generator
 from tenfold.nn.norm import RMSNorm
 from tenfold.nn.rotary import RopeLayout, apply_rotary
 
@@ -130,6 +130,7 @@ class Attention(nn.Module):
 
     def project(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, S, d), keys and values (B, G, S, d), normed and rotated."""
+        x_BSD = cast_once(x_BSD)
         q = self._heads(self.q_proj(x_BSD), self.q_norm, rope)
         k = self._heads(self.k_proj(x_BSD), self.k_norm, rope)
         return q, k, self.v_proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

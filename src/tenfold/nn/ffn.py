@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tenfold.nn.linear import Linear, init_generator
+from tenfold.nn.linear import Linear, cast_once, init_generator
 
 Activation = Literal["swiglu", "gelu", "gelu_tanh", "relu"]
 
@@ -53,6 +53,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x of shape (..., dim). Returns: the same shape."""
+        x = cast_once(x)
         inner = self.up_proj(x)
         if self.gate_proj is not None:
             inner = F.silu(self.gate_proj(x)) * inner
