@@ -8,10 +8,10 @@ Weights are random (their values do not change the time); prompts of 8 tokens, g
 from __future__ import annotations
 
 import asyncio
-import socket
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,6 @@ import torch
 from rows import Row, parser, row, write
 
 from tenfold.core.timing import interleaved, ratio
-from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.engine import Engine, Request
 from tenfold.lm.sampling import SamplingRule
@@ -120,7 +119,7 @@ def single_row(model: Decoder, theirs: torch.nn.Module, ids: list[list[int]], ne
 
 
 def tiny_rows(repeats: int) -> list[Row]:
-    """The preset `tiny`'s shape, where calls and not weights are the cost."""
+    """The preset `tiny`'s shape, where calls and not weights are the cost; its loops compiled, before the clock starts."""
     model = Decoder(TINY, torch.Generator().manual_seed(0)).eval()
     theirs = twin(model)
     ids, new = prompts(1), 256
@@ -131,7 +130,7 @@ def tiny_rows(repeats: int) -> list[Row]:
         for _ in range(new):
             row.append(int(model(torch.tensor([row]))[0, -1].argmax()))
 
-    with Engine(model) as engine:
+    with Engine(model, compiled="on") as engine:
         runs = {
             "ours": ours(engine, ids, new),
             "uncached": uncached,
@@ -145,27 +144,28 @@ def tiny_rows(repeats: int) -> list[Row]:
     return [*rows, row("tiny, cached / uncached", ratio(timings, "uncached", "ours"), note, 5.0)]
 
 
+def serve_here() -> None:
+    """Serve the shape until the process is ended; prints the port first. A process of its own, as a server is."""
+    from tenfold.lm.serve import serve
+
+    tokenizer = train_tokenizer(["a b c d e f g"] * 3, 300)
+    serve(Decoder(SMOLLM2, torch.Generator().manual_seed(0)), tokenizer, port=0, name="m")
+
+
 @contextmanager
-def served(chat: LocalChatModel) -> Iterator[str]:
-    import uvicorn
-
-    from tenfold.lm.serve import create_app
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app({"m": chat}), log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(20)
+def served(threads: int) -> Iterator[str]:
+    command = [sys.executable, __file__, "--serve", "--threads", str(threads)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "http://" in line)
+        yield line[line.index("http://") :].split()[0]
+        process.terminate()
 
 
-def server_rows(repeats: int) -> list[Row]:
+def server_rows(repeats: int, threads: int) -> list[Row]:
     """Tokens a second over HTTP, 16 streams beside one, each through the official client."""
     import openai
 
-    tokenizer = train_tokenizer(["a b c d e f g"] * 3, 300)
-    chat = LocalChatModel(Decoder(SMOLLM2, torch.Generator().manual_seed(0)), tokenizer, "m")
     new = 24
 
     def streams(url: str, count: int) -> Callable[[], object]:
@@ -187,7 +187,7 @@ def server_rows(repeats: int) -> list[Row]:
 
         return lambda: asyncio.run(everyone())
 
-    with served(chat) as url:
+    with served(threads) as url:
         timings = interleaved({"one": streams(url, 1), "sixteen": streams(url, 16)}, repeats, warmup=1)
     gain = 16 * ratio(timings, "one", "sixteen")
     note = f"{16 * new / timings['sixteen'].median:.0f} against {new / timings['one'].median:.0f} tokens/s, streamed over HTTP"
@@ -195,12 +195,16 @@ def server_rows(repeats: int) -> list[Row]:
 
 
 def main() -> None:
-    arguments = parser("generation beside transformers and the memory bus", repeats=5).parse_args()
+    options = parser("generation beside transformers and the memory bus", repeats=5)
+    options.add_argument("--serve", action="store_true", help="serve the shape, for the measurement itself")
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.serve:
+        return serve_here()
     rows = [
         *against_transformers(arguments.repeats),
         *tiny_rows(arguments.repeats),
-        *server_rows(arguments.repeats),
+        *server_rows(arguments.repeats, arguments.threads),
     ]
     what = (
         "SmolLM2's shape (135 million parameters), random weights, prompts of 8 tokens, greedy; tokens a second over "

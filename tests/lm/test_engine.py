@@ -207,7 +207,7 @@ def test_refuses() -> None:
 def test_too_many_that_wait_are_refused() -> None:
     gate = threading.Event()
     with Engine(decoder(), max_batch=1, max_waiting=2) as engine:
-        engine.submit(Request([1], 2, until=lambda token: gate.wait(5) and False))
+        engine.submit(Request([1], 2, until=lambda token: gate.wait(5) and False), lambda event: None)
         while engine.load() != (1, 0):
             time.sleep(0.001)
         for _ in range(2):
@@ -220,7 +220,10 @@ def test_too_many_that_wait_are_refused() -> None:
 def test_closing_ends_what_runs() -> None:
     engine = Engine(decoder(), max_batch=1)
     streams = [engine.submit(Request(prompt(3), 150, GREEDY)) for _ in range(3)]
+    for _ in range(5):
+        assert engine.step()
     engine.close()
+    assert not engine.step()
     for stream in streams:
         list(stream)
     assert {stream.finish.reason for stream in streams if stream.finish} <= {"cancelled", "length"}

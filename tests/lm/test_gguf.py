@@ -125,7 +125,7 @@ def test_faults(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rotary frequencies"):
         Decoder.from_pretrained(scaled)
     extra = write(tmp_path / "extra.gguf", decoder(), **{"blk.0.extra.weight": np.ones(2, dtype=np.float32)})
-    with pytest.raises(UserError, match=r"tensor blk.0.extra.weight is not of a plain Llama"):
+    with pytest.raises(UserError, match=r"tensor blk.0.extra.weight is not of a plain Llama or Qwen3"):
         Decoder.from_pretrained(extra)
     with pytest.raises(UserError, match="tokenizer gpt2/odd is not supported"):
         read_gguf_tokenizer(write(tmp_path / "odd.gguf", decoder(), cut="odd"))
@@ -136,12 +136,16 @@ def test_faults(tmp_path: Path) -> None:
     [
         ({"fields": {"llama.attention.head_count": None}}, "no field or tensor 'llama.attention.head_count'"),
         ({"fields": {"llama.context_length": None}}, "no field or tensor 'llama.context_length'"),
-        ({"fields": {"llama.attention.head_count": 0}}, "not a whole GGUF file of a Llama model"),
-        ({"fields": {"llama.attention.head_count": "4"}}, "not a whole GGUF file of a Llama model"),
+        ({"fields": {"llama.attention.head_count": 0}}, "not a whole GGUF file of a Llama or Qwen3 model"),
+        ({"fields": {"llama.attention.head_count": "4"}}, "not a whole GGUF file of a Llama or Qwen3 model"),
         ({"fields": {"llama.embedding_length": 16.5}}, "hidden_size: got 16.5, need int"),
         ({"fields": {"llama.feed_forward_length": [24, 24]}}, "intermediate_size: got [24, 24], need int"),
         ({"fields": {"llama.block_count": 60_000}}, "num_hidden_layers: got 60000, need at most 2"),
-        ({"fields": {"llama.attention.layer_norm_rms_epsilon": "small"}}, "not a whole GGUF file of a Llama model"),
+        (
+            {"fields": {"llama.attention.layer_norm_rms_epsilon": "small"}},
+            "not a whole GGUF file of a Llama or Qwen3 model",
+        ),
+        ({"architecture": "a\nb" * 1000}, "architecture a ba ba b"),
         ({"without": "token_embd"}, "no field or tensor 'model.embed_tokens.weight'"),
         ({"without": "blk.1.attn_q"}, "missing model.layers.1.self_attn.q_proj.weight"),
     ],
@@ -153,6 +157,7 @@ def test_malformed_models(options: dict, message: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -162,6 +167,9 @@ def test_malformed_models(options: dict, message: str, tmp_path: Path) -> None:
         ("tokenizer.ggml.merges", ["ab"], "not a whole GGUF file"),
         ("tokenizer.ggml.token_type", [1], "not a whole GGUF file"),
         ("tokenizer.ggml.eos_token_id", 10**6, "not a whole GGUF file"),
+        ("tokenizer.chat_template", 3, "tokenizer.chat_template: got int, need text"),
+        ("tokenizer.huggingface.json", "{", "tokenizer.huggingface.json does not parse"),
+        ("tokenizer.huggingface.json", 3, "not a whole GGUF file"),
     ],
 )
 def test_malformed_tokenizers(name: str, value: Any, message: str, tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def test_control_tokens_give_no_text() -> None:
     assert "".join(stream.push(id) for id in ids) + stream.finish() == "ab c"
 
 
+def test_ids_behind_the_vocabulary_give_no_text() -> None:
+    stream = TextStream(OURS)
+    assert "".join(stream.push(id) for id in [*OURS.encode("ab"), OURS.vocab_size, *OURS.encode("c")]) == "abc"
+
+
 def test_refuses_an_empty_stop_string() -> None:
     with pytest.raises(ValueError, match="stop"):
         TextStream(OURS, ("",))

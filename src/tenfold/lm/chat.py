@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tenfold.core.errors import UserError
+from tenfold.core.threads import release_compute_threads
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.engine import Engine, Event, Finished, NewToken, Request, TokenStream, request_seed
 from tenfold.lm.sampling import SamplingRule
@@ -72,6 +73,7 @@ class LocalChatModel:
             )
         self.name, self.tokenizer = name, tokenizer
         self.engine = Engine(model, **engine)
+        release_compute_threads()  # the engine computes in a thread of its own
         self._ends = frozenset(id for id in (tokenizer.end_id, tokenizer.eos_id) if id is not None)
 
     @classmethod

@@ -101,8 +101,9 @@ class TokenStream:
         finish: why it ended; None while it runs.
     """
 
-    def __init__(self, request: Request, listener: Callable[[Event], None] | None) -> None:
+    def __init__(self, request: Request, listener: Callable[[Event], None] | None, engine: Engine) -> None:
         self.request = request
+        self._engine = engine
         self.finish: Finished | None = None
         self.cancelled = False
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -114,7 +115,12 @@ class TokenStream:
 
     def __iter__(self) -> Iterator[NewToken]:
         while True:
-            event = self._events.get()
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                if self._engine.step():
+                    continue
+                event = self._events.get()
             if isinstance(event, NewToken):
                 yield event
             elif isinstance(event, Finished):
@@ -138,6 +144,11 @@ class _Row:
         return self.stream.request
 
     @property
+    def unread(self) -> int:
+        """Tokens of its prompt whose keys and values are not stored."""
+        return max(0, len(self.request.ids) - self.done)
+
+    @property
     def need(self) -> int:
         """Tokens that its slot must hold: the last new token is never fed back."""
         return len(self.request.ids) + self.request.max_new_tokens - 1
@@ -150,7 +161,8 @@ class Engine:
     in pieces between the steps of the running requests, so that a long one does not hold them up. A request's tokens
     depend on its own prompt and seed: exactly in float64; in float32 up to rounding, which differs with the batch.
 
-    Drive it yourself with `step`, or let `submit` start a thread that does; use it as a context manager, or `close`.
+    Iterating over a stream runs the engine in the calling thread; a request with a listener starts a thread that runs it
+    for all from then on. Use it as a context manager, or `close`.
 
     Args:
         model: the decoder; it is put in eval mode.
@@ -182,10 +194,13 @@ class Engine:
         self._chunk, self._max_waiting = prefill_chunk, max_waiting
         self._waiting: deque[TokenStream] = deque()
         self._running: list[_Row] = []  # row i is in slot i
-        self._reading: _Row | None = None  # the row whose prompt is being read, in the slot behind the running ones
+        self._reading: list[
+            _Row
+        ] = []  # rows whose prompts are not read to their end, in the slots behind the running ones
         self._batch: KVCache | None = None  # cache over the running rows, kept while they stay the same
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        self._turns = threading.Lock()  # held by the thread that takes a turn
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -197,25 +212,39 @@ class Engine:
         Args:
             request: what to continue.
             listener: called on the engine's thread with every `NewToken`, then once with `Finished` or an exception;
-                None: iterate over the returned stream instead.
+                None: iterate over the returned stream instead, which is what makes the tokens.
         Raises:
             ValueError: a prompt that with its answer exceeds the model's max_len or the engine's memory, ids outside
                 the vocabulary.
             EngineBusyError: too many requests wait; EngineClosedError: closed.
         """
         self.check(request)
-        stream = TokenStream(request, listener)
+        stream = TokenStream(request, listener, self)
         with self._work:
             if self._closed:
                 raise EngineClosedError("engine: closed, it takes no more requests")
             if len(self._waiting) >= self._max_waiting:
                 raise EngineBusyError(f"engine: {self._max_waiting} requests wait already; try again later")
             self._waiting.append(stream)
-            if self._thread is None:
+            if self._thread is None and listener is not None:
                 self._thread = threading.Thread(target=self._loop, name="tenfold-engine", daemon=True)
                 self._thread.start()
             self._work.notify()
         return stream
+
+    def step(self) -> bool:
+        """Take one turn in the calling thread, for all requests; another thread's turn is waited for.
+
+        Returns:
+            False where the engine's own thread does it, or nothing is left to do.
+        """
+        with self._turns:
+            with self._lock:
+                idle = not (self._waiting or self._running or self._reading)
+                if self._thread is not None or self._closed or idle:
+                    return False
+            self._guarded_turn()
+            return True
 
     def check(self, request: Request) -> None:
         """Refuse what can never run. Raises: as `submit`."""
@@ -242,7 +271,7 @@ class Engine:
     def load(self) -> tuple[int, int]:
         """(running, waiting) requests."""
         with self._lock:
-            return len(self._running) + (self._reading is not None), len(self._waiting)
+            return len(self._running) + len(self._reading), len(self._waiting)
 
     def close(self) -> None:
         """End the thread; requests that still run or wait end as cancelled."""
@@ -252,6 +281,8 @@ class Engine:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        with self._turns:
+            self._cancel_all()
 
     def __enter__(self) -> Engine:
         return self
@@ -261,7 +292,7 @@ class Engine:
     ) -> None:
         self.close()
 
-    # Called on the engine's thread alone.
+    # Called by the thread that holds `_turns`.
 
     def _loop(self) -> None:
         while True:
@@ -270,11 +301,18 @@ class Engine:
                     self._work.wait()
                 if self._closed:
                     break
-            try:
-                self._turn()
-            except Exception as error:  # noqa: BLE001 - a failing step must not leave its listeners waiting for ever
-                self._fail(error)
-        for row in self._rows():
+            with self._turns:
+                self._guarded_turn()
+
+    def _guarded_turn(self) -> None:
+        try:
+            self._turn()
+        except Exception as error:  # noqa: BLE001 - a failing step must not leave its listeners waiting for ever
+            self._fail(error)
+
+    def _cancel_all(self) -> None:
+        rows, self._running, self._reading = self._rows(), [], []
+        for row in rows:
             self._end(row, "cancelled")
         with self._lock:
             waiting = list(self._waiting)
@@ -290,32 +328,33 @@ class Engine:
         # Without expert capacity: with it a row's tokens would depend on the other rows.
         with dropless(self._step.model):
             room = self._chunk if self._running else 8 * self._chunk
-            while room > 0 and (self._reading is not None or self._admit()):
-                assert self._reading is not None
-                room -= self._read(self._reading, room)
+            while room > 0 and (self._reading or self._admit()):
+                room -= self._read(room)
             if self._running:
                 self._decode()
 
     def _rows(self) -> list[_Row]:
-        return [*self._running, *([] if self._reading is None else [self._reading])]
+        return [*self._running, *self._reading]
 
     def _admit(self) -> bool:
-        """Give the longest waiting request a slot behind the running ones, if its tokens fit."""
+        """Give the longest waiting request a slot behind the others, if its tokens fit."""
         with self._lock:
             while self._waiting and self._waiting[0].cancelled:
                 _finish(self._waiting.popleft(), "cancelled", 0)
             if not self._waiting:
                 return False
             row = _Row(self._waiting[0], torch.Generator().manual_seed(self._waiting[0].request.seed % 2**63))
-            place = len(self._running)
-            length = max(row.need, *(other.need for other in self._running)) if self._running else row.need
+            others = self._rows()
+            place, length = len(others), max(each.need for each in [*others, row])
             if not self._slots.fits(place + 1, length):
                 return False
+            ids = row.request.ids
+            if any(_shared(ids, other.request.ids) >= REUSE for other in self._reading if not other.done):
+                return False  # soon it can take over what is being read right now
             self._waiting.popleft()
-            self._reading = row
         self._slots.reserve(place + 1, length)
         self._batch = None
-        source, shared = self._slots.longest_prefix(row.request.ids)
+        source, shared = self._slots.longest_prefix(ids)
         if shared >= REUSE:
             if source >= place:  # its sequence has ended: take the slot itself
                 self._slots.swap(source, place)
@@ -324,25 +363,41 @@ class Engine:
             row.done = row.reused = shared
         else:
             self._slots.tokens[place] = []
+        self._reading.append(row)
         return True
 
-    def _read(self, row: _Row, room: int) -> int:
-        """Store the keys and values of at most `room` more tokens of a prompt; behind the last stands the first token.
+    def _read(self, room: int) -> int:
+        """Store the keys and values of at most `room` more tokens of prompts; behind a prompt's last stands the first token.
+
+        One prompt that is longer than the room, or several short ones together, filled up to the longest of them.
 
         Returns:
-            tokens read.
+            tokens read, filling included.
         """
-        ids, place = row.request.ids, len(self._running)
-        piece = list(ids[row.done : row.done + room])
-        cache = self._slots.batch(place, 1, [row.done])
-        logits_BV = self._step.prompt(torch.tensor([piece], device=self._slots.device), cache)
-        row.done += len(piece)
-        self._slots.tokens[place] = list(ids[: row.done])
-        if row.done == len(ids):
-            self._running.append(row)
-            self._reading, self._batch = None, None
-            self._choose(logits_BV, [row])
-        return len(piece)
+        count, width = 1, min(room, self._reading[0].unread)
+        if width == self._reading[0].unread:
+            while count < len(self._reading) or self._admit():
+                group = self._reading[: count + 1]
+                widest = max(row.unread for row in group)
+                deepest = max(row.done for row in group)
+                if widest * len(group) > room or deepest + widest > self._slots.length:
+                    break
+                count, width = count + 1, widest
+        group, place = self._reading[:count], len(self._running)
+        pieces = [list(row.request.ids[row.done : row.done + width]) for row in group]
+        padded = [piece + piece[-1:] * (width - len(piece)) for piece in pieces]
+        cache = self._slots.batch(place, count, [row.done for row in group])
+        last = [len(piece) - 1 for piece in pieces]
+        logits_BV = self._step.prompt(torch.tensor(padded, device=self._slots.device), cache, last)
+        for slot, (row, piece) in enumerate(zip(group, pieces, strict=True), place):
+            row.done += len(piece)
+            self._slots.tokens[slot] = list(row.request.ids[: row.done])
+        if not group[0].unread:
+            self._running += group
+            del self._reading[:count]
+            self._batch = None
+            self._choose(logits_BV, group)
+        return width * count
 
     def _decode(self) -> None:
         rows = self._running
@@ -396,15 +451,20 @@ class Engine:
     def _leave(self, row: _Row, reason: Finish | Exception) -> None:
         """Take a row out; the last running row moves into its slot, what it computed stays for later prompts."""
         self._batch = None
-        if row is self._reading:
-            self._reading = None
+        count = len(self._running)
+        if row in self._reading:
+            place, last = self._reading.index(row), len(self._reading) - 1
+            self._slots.swap(count + place, count + last)
+            self._reading[place] = self._reading[last]
+            self._reading.pop()
         else:
-            place, last = self._running.index(row), len(self._running) - 1
+            place, last = self._running.index(row), count - 1
             self._slots.swap(place, last)
             self._running[place] = self._running[last]
             self._running.pop()
-            if self._reading is not None:
-                self._slots.swap(last, last + 1)
+            if self._reading:  # they close up: the last of them takes the place in front of the first
+                self._slots.swap(last, last + len(self._reading))
+                self._reading.insert(0, self._reading.pop())
         self._end(row, reason)
 
     def _end(self, row: _Row, reason: Finish | Exception) -> None:
@@ -413,7 +473,7 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         """An error in the model itself: every request in the batch ends with it, and nothing computed is kept."""
         rows = self._rows()
-        self._running, self._reading, self._batch = [], None, None
+        self._running, self._reading, self._batch = [], [], None
         self._slots.tokens = [[] for _ in self._slots.tokens]
         for row in rows:
             self._end(row, error)
@@ -433,6 +493,11 @@ def request_seed(seed: int, *parts: object) -> int:
     for part in parts:
         digest.update(repr(part).encode() + b"\0")
     return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens that two prompts begin with together, as far as it matters."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _finish(stream: TokenStream, reason: Finish | Exception, reused: int) -> None:

@@ -1,4 +1,4 @@
-"""Llama models in GGUF files (llama.cpp): read, dequantized, and converted to a Hugging Face folder."""
+"""Llama and Qwen3 models in GGUF files (llama.cpp): read, dequantized, and converted to a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tokenizers
+import numpy as np
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from tenfold.core.errors import UserError
 from tenfold.lm.formats import build_decoder, write_decoder
+from tenfold.lm.gguf_tokenizer import tokenizer_from_fields
 from tenfold.nn.rotary import interleaved_to_half
 from tenfold.text.tokenizer import Tokenizer
 
@@ -27,21 +27,21 @@ NAMES = {
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-CONTROL = 3  # token type of control tokens; 1 is a normal one
-# How the byte-level vocabularies we know cut digits, by llama.cpp's name of their pre-tokenizer.
-SPLITS_DIGITS = {"smollm": True, "gpt-2": False, "default": False}
+ARCHITECTURES = ("llama", "qwen3")
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What config.json would say, and the tensors under Hugging Face's names, dequantized to float32.
 
     Raises:
-        UserError: no such file, not GGUF, another architecture than llama, the package gguf not installed.
+        UserError: no such file, not GGUF, another architecture than llama and qwen3, the package gguf not installed.
     """
     with _faults_named(path):
         reader = _open(path)
@@ -49,26 +49,27 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
-    """The byte-level BPE tokenizer of a GGUF file, with its control tokens and chat template.
+    """The tokenizer of a GGUF file, with its control tokens and chat template.
 
     Raises:
-        UserError: another kind of tokenizer, or one whose way to cut digits is unknown.
+        UserError: a file without a tokenizer.json inside whose tokenizer is no byte-level BPE, or cuts text in a way
+            that is unknown here.
     """
     with _faults_named(path):
-        return _tokenizer(_fields(_open(path)), path)
+        return tokenizer_from_fields(_fields(_open(path)), str(path))
 
 
 def convert(gguf_path: str | Path, out_dir: str | Path) -> None:
     """Turn a GGUF file into a folder that our readers and Hugging Face's open.
 
-    Writes config.json, model.safetensors (float32: what the quantized values stand for), tokenizer.json and
-    tokenizer_config.json; config.json comes last.
+    Writes config.json, model.safetensors (float32: what the quantized values stand for) and the files of the tokenizer
+    (`Tokenizer.save`); config.json comes last.
     """
     path, folder = Path(gguf_path), Path(out_dir)
     with _faults_named(path):
         reader = _open(path)
         fields = _fields(reader)  # once: a vocabulary takes seconds to decode
-        tokenizer = _tokenizer(fields, path)
+        tokenizer = tokenizer_from_fields(fields, str(path))
         config, tensors = _model(reader, fields, path)
     if tokenizer.vocab_size > config["vocab_size"]:
         raise UserError(f"{path}: {tokenizer.vocab_size} tokens but an embedding of {config['vocab_size']} rows")
@@ -86,46 +87,16 @@ def _model(reader: Any, fields: Mapping[str, Any], path: Path) -> tuple[dict[str
         name = _name(entry.name)
         if name is None:
             if entry.name != "rope_freqs.weight":
-                raise UserError(f"{path}: tensor {entry.name} is not of a plain Llama model")
+                raise UserError(f"{path}: tensor {entry.name} is not of a plain Llama or Qwen3 model")
             raise UserError(f"{path}: scaled rotary frequencies (rope_freqs.weight) are not supported")
-        # llama.cpp stores queries and keys for the interleaved rotation; Hugging Face's classes turn halves.
-        if "q_proj" in name:
-            values = interleaved_to_half(values, config["num_attention_heads"])
-        elif "k_proj" in name:
-            values = interleaved_to_half(values, config["num_key_value_heads"])
+        # llama.cpp stores a Llama's queries and keys for the interleaved rotation; Hugging Face's classes turn halves.
+        heads = attention_heads(name, config["num_attention_heads"], config["num_key_value_heads"])
+        if heads and config["model_type"] == "llama":
+            values = interleaved_to_half(values, heads)
         tensors[name] = values
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     config["vocab_size"] = tensors["model.embed_tokens.weight"].shape[0]
     return config, tensors
-
-
-def _tokenizer(fields: Mapping[str, Any], path: Path) -> Tokenizer:
-    kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or cut not in SPLITS_DIGITS:
-        raise UserError(f"{path}: tokenizer {kind}/{cut} is not supported, need gpt2 with {', '.join(SPLITS_DIGITS)}")
-    tokens: list[str] = fields["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    vocabulary = {token: id for id, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    digits = [pre_tokenizers.Digits(individual_digits=True)] if SPLITS_DIGITS[cut] else []
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
-    backend.decoder = decoders.ByteLevel()
-    types: list[int] = fields["tokenizer.ggml.token_type"]
-    control = [token for token, type in zip(tokens, types, strict=True) if type == CONTROL]
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-
-    def token(name: str) -> str | None:
-        id = fields.get(f"tokenizer.ggml.{name}_token_id")
-        return None if id is None else tokens[id]
-
-    return Tokenizer(
-        backend,
-        bos_token=token("bos"),
-        eos_token=token("eos"),
-        pad_token=token("padding"),
-        chat_template=fields.get("tokenizer.chat_template"),
-    )
 
 
 def _open(path: Path) -> Any:
@@ -143,13 +114,17 @@ def _faults_named(path: Path) -> Iterator[None]:
     """One line for what is wrong with a file; the reader, the tokenizer and torch raise errors of every kind."""
     try:
         yield
-    except (UserError, OSError, MemoryError):
+    except UserError as error:
+        raise UserError(" ".join(str(error).split())[:500]) from error  # it may quote a name from the file
+    except (OSError, MemoryError):
         raise
     except KeyError as error:
         raise UserError(f"{path}: no field or tensor {error}") from error
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not a whole GGUF file of a Llama model ({said}); fetch it again") from error
+        raise UserError(
+            f"{path} is not a whole GGUF file of a Llama or Qwen3 model ({said}); fetch it again"
+        ) from error
 
 
 def _fields(reader: Any) -> dict[str, Any]:
@@ -158,31 +133,49 @@ def _fields(reader: Any) -> dict[str, Any]:
 
 def _config(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     architecture = fields.get("general.architecture")
-    if architecture != "llama" or fields.get("llama.expert_count"):
-        raise UserError(f"{path}: architecture {architecture} is not supported, need a dense llama")
-    if fields.get("llama.rope.scaling.type", "none") != "none":
-        raise UserError(f"{path}: rope scaling {fields['llama.rope.scaling.type']} is not supported")
-    heads, dim = fields["llama.attention.head_count"], fields["llama.embedding_length"]
-    head_dim = fields.get("llama.attention.key_length", dim // heads)
-    if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
+    if architecture not in ARCHITECTURES or fields.get(f"{architecture}.expert_count"):
+        raise UserError(f"{path}: architecture {architecture} is not supported, need a dense llama or qwen3")
+    own = {key.removeprefix(f"{architecture}."): value for key, value in fields.items()}
+    if own.get("rope.scaling.type", "none") != "none":
+        raise UserError(f"{path}: rope scaling {own['rope.scaling.type']} is not supported")
+    heads, dim = fields[f"{architecture}.attention.head_count"], fields[f"{architecture}.embedding_length"]
+    head_dim = own.get("attention.key_length", dim // heads)
+    if own.get("rope.dimension_count", head_dim) != head_dim:
         raise UserError(f"{path}: rotation of a part of the head is not supported")
     return {
-        "model_type": "llama",
+        "model_type": architecture,
         "hidden_size": dim,
-        "num_hidden_layers": fields["llama.block_count"],
+        "num_hidden_layers": fields[f"{architecture}.block_count"],
         "num_attention_heads": heads,
-        "num_key_value_heads": fields.get("llama.attention.head_count_kv", heads),
+        "num_key_value_heads": own.get("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "intermediate_size": fields["llama.feed_forward_length"],
-        # Stored in float32; the shortest decimal that rounds to it is what was meant (1e-5, not 9.99999974e-06).
-        "rms_norm_eps": float(f"{fields['llama.attention.layer_norm_rms_epsilon']:.7g}"),
-        "rope_theta": fields.get("llama.rope.freq_base", 1e4),
-        "max_position_embeddings": fields["llama.context_length"],
+        "intermediate_size": fields[f"{architecture}.feed_forward_length"],
+        "rms_norm_eps": _decimal(fields[f"{architecture}.attention.layer_norm_rms_epsilon"]),
+        "rope_theta": _decimal(own.get("rope.freq_base", 1e4)),
+        "max_position_embeddings": fields[f"{architecture}.context_length"],
     }
 
 
+def _decimal(value: float) -> float:
+    """The shortest decimal that float32 rounds to a stored value: what was meant (1e-5, not 9.99999974e-06)."""
+    return float(str(np.float32(value)))
+
+
+def attention_heads(name: str, heads: int, kv_heads: int) -> int:
+    """Heads in the rows of a query or key projection, by its name at Hugging Face; 0 for other tensors."""
+    return {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2], 0)
+
+
+def gguf_name(name: str) -> str:
+    """A tensor's name in GGUF, from its name at Hugging Face; the inverse of what the reader does."""
+    back = {there: here for here, there in NAMES.items()}
+    stem = name.removesuffix(".weight")
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    return f"blk.{layer[1]}.{back[layer[2]]}.weight" if layer else f"{back[stem]}.weight"
+
+
 def _name(name: str) -> str | None:
-    """A tensor's name at Hugging Face; None for one that no plain Llama has."""
+    """A tensor's name at Hugging Face; None for one that no plain Llama or Qwen3 has."""
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     if layer and layer[2] in NAMES:
         return f"model.layers.{layer[1]}.{NAMES[layer[2]]}.weight"

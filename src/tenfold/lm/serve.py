@@ -346,12 +346,18 @@ class _EventStream(StreamingResponse):
             try:
                 await asyncio.wait_for(send(message), self._write_seconds)
             except TimeoutError:
-                raise OSError("the client takes nothing") from None  # as if it had hung up
+                raise _DeafClientError from None
 
         try:
             await super().__call__(scope, receive, timed)
+        except _DeafClientError:
+            pass  # the server closes the connection of an answer that was not completed
         finally:
             self._job.cancel()
+
+
+class _DeafClientError(Exception):
+    """The client takes nothing."""
 
 
 async def _events(job: _Job) -> AsyncIterator[bytes]:

@@ -349,15 +349,18 @@ class Wire:
         ]
 
     def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        text = self.tokenizer.decode([id])
+        text = self._spelt(id)
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
+    def _spelt(self, id: int) -> str:
+        return self.tokenizer.decode([id]) if id < self.tokenizer.vocab_size else ""
+
     def _completion_logprobs(self, tokens: Sequence[NewToken]) -> dict[str, Any]:
-        texts = [self.tokenizer.decode([token.id]) for token in tokens]
+        texts = [self._spelt(token.id) for token in tokens]
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self.tokenizer.decode([id]): log for id, log in token.top} for token in tokens],
+            "top_logprobs": [{self._spelt(id): log for id, log in token.top} for token in tokens],
             "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
         }
 

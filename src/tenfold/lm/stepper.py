@@ -52,7 +52,7 @@ class Stepper:
             raise ValueError(f"weights, compiled: got {weights!r}, {compiled!r}, need float, int8; auto, on, off")
         first = model.embed_tokens.weight
         plain = first.device.type == "cpu" and first.dtype == torch.float32
-        self.model = _with_linears(model, PackedLinear) if plain and _packs() else model
+        self.model = _joined(model, _with_linears(model, PackedLinear)) if plain and _packs() else model
         self._rows: _SingleRow | None = None
         wanted = compiled == "on" or (compiled == "auto" and 4 * model.num_params(True) > WORTH_COMPILING)
         dense = all(isinstance(block.mlp, FeedForward) for block in model.layers)
@@ -63,9 +63,20 @@ class Stepper:
                 "int8 weights need float32 on a CPU, a dense model and g++: generating with float", stacklevel=3
             )
 
-    def prompt(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """Read a piece of prompts, int64 (B, S); logits (B, V) behind its last token."""
-        return self.model.head(self.model.hidden(ids, cache=cache)[:, -1])
+    def prompt(self, ids: Tensor, cache: KVCache, last: list[int] | None = None) -> Tensor:
+        """Read a piece of prompts.
+
+        Args:
+            ids: int64 (B, S), filled up behind shorter rows.
+            cache: of the rows; it counts S tokens more in each.
+            last: index of each row's last real token; None: S - 1.
+        Returns:
+            logits (B, V) behind those tokens.
+        """
+        hidden_BSD = self.model.hidden(ids, cache=cache)
+        if last is None:
+            return self.model.head(hidden_BSD[:, -1])
+        return self.model.head(hidden_BSD[torch.arange(len(last)), torch.tensor(last)])
 
     def __call__(self, tokens_B: Tensor, cache: KVCache) -> Tensor:
         """One more token a row; logits (B, V) of the next."""
@@ -97,6 +108,24 @@ class PackedLinear(nn.Module):
             rows = F.pad(rows, (0, 0, 0, FEWEST_ROWS - count))
         y = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
         return y[:count].view(*x.shape[:-1], -1)
+
+
+class JoinedLinear(nn.Module):
+    """One of several layers of the same input, whose products are one: a call costs as much as a small matrix.
+
+    The first of them that meets an input computes all, the others hand out their parts of it.
+    """
+
+    def __init__(self, joint: PackedLinear, sizes: list[int], part: int, memory: dict[str, Any]) -> None:
+        super().__init__()
+        self._joint, self._sizes, self._part, self._memory = joint, sizes, part, memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x of shape (..., I). Returns: (..., O)."""
+        if self._memory.get("x") is not x:
+            self._memory.update(x=x, parts=list(self._joint(x).split(self._sizes, -1)))
+        part: Tensor = self._memory["parts"][self._part]
+        return part
 
 
 class RowLinear(nn.Module):
@@ -188,6 +217,25 @@ def _with_linears(model: Decoder, make: Callable[[nn.Linear], nn.Module]) -> Dec
         linear.weight = model.embed_tokens.weight
         setattr(other, "lm_head", make(linear))  # noqa: B010 - typed as a plain linear layer
     return cast("Decoder", other.eval())
+
+
+def _joined(model: Decoder, packed: Decoder) -> Decoder:
+    """Join the layers of `packed` that share an input: queries, keys and values; gate and up projection."""
+    for plain, block in zip(model.layers, packed.layers, strict=True):
+        for name, parts in (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj"))):
+            module, target = getattr(plain, name), getattr(block, name)
+            if name == "mlp" and not (isinstance(module, FeedForward) and module.gate_proj is not None):
+                continue
+            layers = [getattr(module, part) for part in parts]
+            if any(layer.bias is not None for layer in layers):
+                continue
+            sizes = [layer.out_features for layer in layers]
+            whole = nn.Linear(layers[0].in_features, sum(sizes), bias=False, device="meta")
+            whole.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), requires_grad=False)
+            joint, memory = PackedLinear(whole), dict[str, Any]()
+            for i, part in enumerate(parts):
+                setattr(target, part, JoinedLinear(joint, sizes, i, memory))
+    return packed
 
 
 def _packs() -> bool:

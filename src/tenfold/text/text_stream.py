@@ -38,8 +38,8 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that this token makes certain; empty where it must wait."""
-        if self.stopped is not None:
-            return ""
+        if self.stopped is not None or token >= self._tokenizer.vocab_size:
+            return ""  # models round their vocabulary up: the ids behind the tokenizer's last mean nothing
         self._window.append(token)
         text = self._decode(self._window)
         whole = text.rstrip(TORN)
