@@ -232,7 +232,7 @@ def test_a_verb_gets_its_arguments(tenfold: Desk) -> None:
             "tenfold fake train: unknown preset 'lptop' (did you mean laptop?); known: tiny, laptop",
         ),
         ("fake train --model.dimm 3", "tenfold fake train: unknown option --model.dimm (did you mean --model.dim?)"),
-        ("fake train --model.dim 0", "tenfold fake train: model: dim: got 0, need at least 1"),
+        ("fake train --model.dim 0", "tenfold fake train: --model.dim: got 0, need at least 1"),
         (
             "fake train --model.dim x",
             "tenfold fake train: --model.dim: invalid literal for int() with base 10: 'x'",
@@ -255,6 +255,8 @@ def test_a_verb_gets_its_arguments(tenfold: Desk) -> None:
         ("view", "tenfold view: need a run folder, or a recipe's name for its newest run"),
         ("view nowhere", "no such run: nowhere"),
         ("view fake", "no run of fake in {runs}/fake; make one: tenfold fake train"),
+        ("view tour", "no tour in {runs}/tour; make one: tenfold tour"),
+        ("view /etc/passwd", "not a run folder but a file: /etc/passwd"),
         ("view a b", "tenfold view: unexpected argument 'b'"),
         ("data fetch x", "tenfold data: unknown command 'fetch'; known: list, get NAME"),
         ("models get", "tenfold models get: need a name; `tenfold models list` shows all"),
@@ -275,12 +277,14 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(tenfold: Desk, argv: str, l
         (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), 2, "file not found: a.txt"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), 2, "is a folder, need a file: a"),
         (PermissionError(errno.EACCES, "denied", "a"), 2, "no permission: a"),
+        (OSError(errno.EROFS, "Read-only file system", "a"), 2, "read-only file system: a"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2, "file name too long: a"),
         (
             OSError(errno.ENOSPC, "No space left on device", "a"),
-            1,
+            2,
             "disk full (writing a); free some space, then go on with --resume",
         ),
-        (OSError(errno.EFBIG, "File too large"), 1, "disk full; free some space, then go on with --resume"),
+        (OSError(errno.EFBIG, "File too large"), 2, "disk full; free some space, then go on with --resume"),
         (RuntimeError("two\nlines"), 1, "RuntimeError: two lines (--debug shows the traceback)"),
         (KeyError("x"), 1, "KeyError: 'x' (--debug shows the traceback)"),
         (AssertionError(), 1, "AssertionError (--debug shows the traceback)"),
@@ -296,6 +300,44 @@ def test_errors_while_training(tenfold: Desk, error: Exception, code: int, line:
     assert got == code
     assert shown.startswith("Traceback (most recent call last):")
     assert type(error).__name__ in shown
+
+
+def test_what_a_recipe_refuses_leaves_no_folder(tenfold: Desk) -> None:
+    def refuse(config: object) -> None:
+        raise UserError("text not found: x")
+
+    tenfold.modules["fake"].check = refuse
+    assert tenfold("fake", "train")[::2] == (2, "error: text not found: x\n")
+    assert not tenfold.runs.exists()
+    assert tenfold("tour", "--only", "fake")[0] == 1
+    assert not list(tenfold.runs.glob("tour/*/fake"))
+
+
+def test_a_resumed_run_is_not_checked_again(tenfold: Desk) -> None:
+    tenfold("fake", "train")
+    tenfold.modules["fake"].check = lambda config: 1 / 0
+    assert tenfold("fake", "train", "--resume", str(tenfold.newest("fake")))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "line"),
+    [
+        ("run.json", "{}", "recipe: need str; the file is damaged"),
+        ("run.json", "[]", "need a JSON object; the file is damaged"),
+        ("config.json", "3", "need a JSON object; the file is damaged"),
+        ("clock.json", '{"seconds": "x"}', "seconds: need int | float; the file is damaged"),
+        ("items.json", "{}", "items: need list; the file is damaged"),
+        ("items.json", '{"items": [3], "claims": []}', "an item without kind, name; the file is damaged"),
+        ("items.json", '{"items": [], "claims": [{"name": "a"}]}', "a damaged claim: KeyError: 'ci95'"),
+    ],
+)
+def test_a_damaged_run_is_one_line_that_names_the_file(tenfold: Desk, file: str, content: str, line: str) -> None:
+    tenfold("fake", "train")
+    run = tenfold.newest("fake")
+    (run / "result.json").unlink()
+    (run / file).write_text(content)
+    for argv in (["view", str(run), "--no-open"], ["fake", "train", "--resume", str(run)]):
+        assert tenfold(*argv)[::2] == (2, f"error: {run / file}: {line}\n")
 
 
 def interrupt_at(step: int) -> Callable[[object, int], None]:
@@ -392,6 +434,17 @@ def test_tour_runs_what_works_and_prints_one_report_last(tenfold: Desk) -> None:
     assert tenfold("view", str(page.parent), "--no-open")[1] == f"{page}\n"
 
 
+def test_view_finds_the_runs_of_a_tour_and_the_newest_tour(tenfold: Desk) -> None:
+    page = Path(tenfold("tour")[1].splitlines()[-1])
+    (run,) = page.parent.glob("fake/*")
+    assert tenfold("view", "tour", "--no-open")[:2] == (0, f"{page.resolve()}\n")
+    assert tenfold("view", "fake", "--no-open")[:2] == (0, f"{(run / 'report.html').resolve()}\n")
+    later = run.parent.parent.parent.parent / "fake" / "99999999-000000-tiny"
+    later.parent.mkdir()
+    run.rename(later)
+    assert tenfold("view", "fake", "--no-open")[:2] == (0, f"{(later / 'report.html').resolve()}\n")
+
+
 def test_tour_only_takes_names_in_any_order(tenfold: Desk) -> None:
     assert "[1/1] other" in tenfold("tour", "--only", "other")[1]
     assert "[2/2] other" in tenfold("tour", "--only", "other,fake")[1]
@@ -479,6 +532,11 @@ def test_data_and_models_are_listed_and_fetched(tenfold: Desk, monkeypatch: pyte
     assert asked == [("poems", False), ("poems", True)] * 2
 
 
+def test_data_list_names_the_groups(tenfold: Desk) -> None:
+    lines = tenfold("data", "list")[1].splitlines()
+    assert [line.split(":")[0].strip() for line in lines[-3:]] == ["novels", "gsm8k", "evaluation"]
+
+
 def test_other_ranks_keep_quiet_about_the_users_mistake_but_not_about_their_own(
     tenfold: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +600,24 @@ def test_a_process_stopped_in_the_middle_can_go_on(tmp_path: Path, how: signal.S
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(30))
     assert len(steps) <= 31  # a step killed between its row and its stage is taken again
+
+
+def test_ctrl_c_while_a_recipe_is_imported_is_not_swallowed(tmp_path: Path) -> None:
+    (tmp_path / "tiny_recipe.py").write_text(
+        "import time, pathlib\npathlib.Path('importing').touch()\n"
+        "try:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
+        + TINY_RECIPE.replace("from __future__ import annotations", "")
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    start = [sys.executable, "-c", RUN_IT, "fake", "train"]
+    process = subprocess.Popen(start, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "importing").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "interrupted\n"
+    assert process.returncode == 130
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

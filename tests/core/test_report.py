@@ -100,6 +100,13 @@ def test_non_finite_figures_of_a_table_and_of_the_config_are_shown_as_numbers(tm
     assert "Infinity" in html
 
 
+def test_a_wide_table_scrolls_and_keeps_a_mean_beside_its_interval(run: Run) -> None:
+    run.table("losses", [{"model": "dense", "loss": "4.60 ± 0.02"}])
+    html = page(run)
+    assert "<td>4.60\u00a0±\u00a00.02</td>" in html
+    assert '<div class="scroll" tabindex="0"><table>' in html  # tabindex: by the arrow keys, too
+
+
 def test_one_point_is_no_curve(run: Run) -> None:
     run.log(0, loss=2.0, note="x")
     assert "Training curves" not in page(run)

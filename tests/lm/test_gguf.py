@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from tenfold.core.errors import UserError
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.formats import to_hf
-from tenfold.lm.gguf import NAMES, convert, read_gguf_tokenizer
+from tenfold.lm.gguf import NAMES, check_header, convert, read_gguf, read_gguf_tokenizer
 from tenfold.nn.rotary import half_to_interleaved
 from tenfold.text.tokenizer import Tokenizer
 
@@ -129,6 +130,37 @@ def test_faults(tmp_path: Path) -> None:
         Decoder.from_pretrained(extra)
     with pytest.raises(UserError, match="tokenizer gpt2/odd is not supported"):
         read_gguf_tokenizer(write(tmp_path / "odd.gguf", decoder(), cut="odd"))
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "rest"),
+    [
+        (0, 1, text(b"x") + struct.pack("<IIQ", 9, 4, 2**40)),  # entries of an array
+        (0, 1, text(b"x") + struct.pack("<IIQ", 9, 4, 2**20)),
+        (0, 1, text(b"x") + struct.pack("<IIQ", 9, 8, 2**20)),  # texts of an array
+        (0, 1, text(b"x") + struct.pack("<IIQ", 9, 0, 2**22 + 1) + bytes(2**22 + 1)),  # there, but absurd
+        (0, 1, text(b"x") + struct.pack("<IQ", 8, 2**62)),  # length of a text
+        (0, 1, text(b"x") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 3000),  # arrays in arrays
+        (0, 1, text(b"x") + struct.pack("<I", 77)),  # an unknown type
+        (0, 1, struct.pack("<Q", 2**62)),  # length of a name
+        (0, 2**63, text(b"x") + struct.pack("<II", 4, 1)),  # fields
+        (2**62, 0, b""),  # tensors
+        (1, 0, text(b"x") + struct.pack("<I", 2**31)),  # dimensions
+    ],
+)
+def test_no_count_of_a_header_is_believed_beyond_the_file(
+    tensors: int, fields: int, rest: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, fields) + rest)
+    with pytest.raises(ValueError):
+        check_header(path)  # the package's reader would loop over the count
+    with pytest.raises(UserError, match=r"m\.gguf"):
+        read_gguf(path)
 
 
 @pytest.mark.parametrize(

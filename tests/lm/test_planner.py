@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -45,13 +46,35 @@ def test_best_is_the_fastest_that_fits() -> None:
     assert table.best[1].ratio == pytest.approx(table.best[1].cost.total_s / table.best[0].cost.total_s)
 
 
-def test_without_a_fitting_mesh_the_least_memory_is_shown_as_too_large() -> None:
+def test_without_a_fitting_mesh_the_least_memory_is_told_and_no_time() -> None:
     table = plan("29.6B", None, "a100", 4)
     (row,) = table.best
     assert not row.cost.fits
     assert row.cost.memory_bytes == min(m.cost.memory_bytes for m in table.meshes)
-    assert "TOO LARGE" in str(table)
-    assert "TOO LARGE" not in str(plan("29.6B", None, "a100", 256, fully_sharded=True))
+    gigabytes = f"{row.cost.memory_bytes / 1e9:.1f}"
+    assert table.notes == (
+        f"29.6B does not fit on 4 devices: it needs at least {gigabytes} GB a device, there are 80.0",
+    )
+    cells = dict(table._cells())
+    assert cells["mesh, data x expert x model"] == "none fits"
+    assert cells["step, ms"] == cells["step over dense"] == "-"
+    assert cells["memory, GB"] == f"at least {gigabytes}"
+    assert "fit" not in str(plan("29.6B", None, "a100", 256, fully_sharded=True))
+
+
+def test_there_is_a_ratio_only_between_models_that_both_fit() -> None:
+    dense, sparse, sparser = plan(
+        "12.6B", [MoEPlacement(), MoEPlacement(every=2)], "h100", 256, batch_tokens=2**23, fully_sharded=True
+    ).best
+    assert dense.ratio == 1.0 and sparse.ratio > 1
+    assert sparse.cost.fits and not sparser.cost.fits and math.isnan(sparser.ratio)
+    # Experts far narrower than the dense layers fit where those do not: there is nothing to compare with.
+    narrow = MoEPlacement(num_experts=2, every=1, hidden=64)
+    needs = [min(row.cost.memory_bytes for row in plan("1.6B", moe, "a100", 2).meshes) for moe in (None, narrow)]
+    assert needs[1] < needs[0]
+    dense, sparse = plan("1.6B", narrow, dataclasses.replace(HARDWARE["a100"], memory_bytes=sum(needs) / 2), 2).best
+    assert sparse.cost.fits and not dense.cost.fits
+    assert math.isnan(sparse.ratio) and math.isnan(dense.ratio)
 
 
 def test_rows_are_plain_and_complete() -> None:
@@ -81,10 +104,11 @@ def test_printed_table_fits_a_terminal_and_says_the_bound() -> None:
     text = str(table)
     assert "1.3048" in text
     assert "+33%" in text
-    assert "below 20%: one sparse layer in 4" in text
+    assert "below 20%: one sparse layer in 4" in text and "counts weight FLOPs alone" in text
     out = io.StringIO()
     Console(file=out, width=80).print(table)
     assert "1.3048" in out.getvalue()
+    assert "one sparse layer in 2, 2 expert slots a token: +33% weight FLOPs in the layers\n" in out.getvalue()
     assert "step over dense" in out.getvalue()
     assert "…" not in out.getvalue()
 

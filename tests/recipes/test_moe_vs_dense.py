@@ -6,12 +6,14 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +22,10 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.recipes.moe_vs_dense import PRESETS, Config, train, training
-from tenfold.recipes.moe_vs_dense.config import Budget, Data, Mesh
+from tenfold.recipes.moe_vs_dense.config import FAMILIES, Budget, Data, Mesh
 from tenfold.recipes.moe_vs_dense.experiment import dense_parameters, missed, plan_jobs
-from tenfold.recipes.moe_vs_dense.findings import make_claims, step_time_at_loss
+from tenfold.recipes.moe_vs_dense.figures import learning_figure, trade_off_figure
+from tenfold.recipes.moe_vs_dense.findings import make_claims, protocol_table, score_table, step_time_at_loss, summary
 from tenfold.recipes.moe_vs_dense.training import Job
 
 
@@ -172,16 +175,126 @@ def test_equal_loss_is_found_between_points_and_nowhere_else() -> None:
     assert step_time_at_loss(curve, 2.9) is None
 
 
+def rows_of(config: Config) -> list[dict[str, Any]]:
+    """A row for every model that `config` trains, with made-up figures and no scores."""
+    return [
+        {
+            "name": f"{family}-{width}-{protocol}-{seed}",
+            "family": family,
+            "width": width,
+            "seed": seed,
+            "protocol": protocol,
+            "step_s": {"dense": 0.02, "dense-wide": 0.04}.get(family, 0.03),
+            "loss": 4.0 + 0.01 * seed,
+            "bits_per_byte": 2.0,
+            "budget_s": 1.0,
+            "seconds": 1.0,
+            "tokens": 100,
+            "params_total": 10,
+            "params_active": 10,
+            "load_entropy": 0.9,
+            "scores": {},
+        }
+        for family, width, seed, protocol in itertools.product(
+            config.families, config.widths, config.seeds, config.protocols
+        )
+        if protocol == "seconds" or FAMILIES[family].same_active
+    ]
+
+
+def test_both_panels_of_the_trade_off_have_one_range_and_their_ticks(config: Config) -> None:
+    config = replace(config, families=(*config.families, "dense-wide"))  # in the left panel alone
+    left, right = trade_off_figure(config, rows_of(config)).axes
+    assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
+    for axes in (left, right):
+        low, high = axes.get_xlim()
+        assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 3
+        assert axes.yaxis.get_tick_params()["labelleft"]
+
+
+@pytest.mark.parametrize(("seeds", "bars"), [((0,), False), ((0, 1), True)])
+def test_only_several_seeds_draw_bars(config: Config, seeds: tuple[int, ...], bars: bool) -> None:
+    config = replace(config, seeds=seeds)
+    (axes, _) = trade_off_figure(config, rows_of(config)).axes
+    assert [container.has_yerr for container in axes.containers] == [bars] * 3
+
+
+def test_the_learning_curve_is_calm_where_the_loss_is_flat(config: Config, tmp_path: Path) -> None:
+    config = replace(config, widths=(16,), seeds=(0,), families=("dense",), protocols=("seconds",))
+    run = Run.create("moe-vs-dense", "tiny", config, tmp_path)
+    rows = rows_of(config)
+    for step in range(50):
+        run.log(step, model=rows[0]["name"], ce=max(3.0, 7.0 - 0.5 * step) + 0.2 * (-1) ** step)
+    (axes,) = learning_figure(config, run, rows).axes
+    (line,) = axes.lines
+    assert list(line.get_xdata())[-1] == pytest.approx(49 * rows[0]["step_s"])
+    drawn = [float(value) for value in line.get_ydata()]
+    assert drawn[0] == pytest.approx(7.2)
+    assert drawn[-10:] == pytest.approx([3.0] * 10, abs=0.02)
+
+
+def test_the_losses_stand_beside_the_model(config: Config) -> None:
+    table = protocol_table(config, rows_of(config))
+    assert list(table[1])[:4] == ["model", "width", "loss, equal seconds", "loss, equal tokens"]
+    assert table[1]["step time / dense"] == pytest.approx(1.5)
+
+
+def test_tasks_without_a_score_stand_together_by_their_reason(config: Config) -> None:
+    config = replace(config, families=("dense", "moe-half"))
+    rows = rows_of(config)
+    for row in rows:
+        row["scores"] = {name: {"reason": "no data"} for name in ("arc_easy", "boolq", "hellaswag", "lambada")}
+        row["scores"]["mmlu"] = {"reason": "5-shot prompts exceed 256 tokens"}
+        row["scores"]["copa"] = {"acc": 0.5, "n": 60}
+        row["scores"]["piqa"] = {"acc": 0.5 + 0.1 * row["seed"] * (row["family"] == "dense"), "n": 200}
+    table = score_table(config, rows)
+    assert all(list(line)[-1] == "why n/a" for line in table)
+    lines = {line["task"]: line for line in table}
+    assert lines["copa"]["dense"] == "50.0 (all seeds)" and lines["copa"]["items"] == 60
+    assert lines["piqa"]["dense"].startswith("55.0 ± ") and lines["piqa"]["why n/a"] is None
+    assert lines["arc_easy, boolq, lambada"]["why n/a"] == "no data; tenfold data get evaluation"
+    assert lines["hellaswag"]["why n/a"] == "no data; bring your own in the folder TENFOLD_DATA"
+    assert lines["mmlu"]["shots"] == "5" and lines["mmlu"]["dense"] == "n/a"
+    names = [name for line in table for name in line["task"].split(", ")]
+    assert len(names) == len(set(names)) == 15
+
+
+@pytest.mark.parametrize(("widths", "said"), [((16,), "2 seeds, 1 width."), ((16, 32), "2 seeds, 2 widths.")])
+def test_the_summary_counts_in_words(config: Config, widths: tuple[int, ...], said: str) -> None:
+    config = replace(config, widths=widths)
+    assert said in summary(config, rows_of(config), "words")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--widths", "30"], "widths: got (30,), need multiples of head_dim (16,)"),
-        (["--families", "moe-half"], "families: need dense"),
-        (["--families", "dense", "nonsense"], "families: unknown nonsense"),
-        (["--budget.tokens-per-param", "0"], "budget: tokens_per_param: got 0.0"),
-        (["--data.source", "files"], "data: text: name files"),
+        (["--widths", "30"], "--widths: got (30,), need multiples of head_dim (16,)"),
+        (["--widths", "16", "16"], "--widths: got (16, 16), need ascending, all different"),
+        (["--widths", "32", "16"], "--widths: got (32, 16), need ascending, all different"),
+        (["--widths", "-16"], "--widths: got -16, need at least 1"),
+        (["--widths", "0"], "--widths: got 0, need at least 1"),
+        (["--widths"], "--widths: got none, need one or more"),
+        (["--widths", "9" * 20], "--widths: got 99999999999999999999, need at most"),
+        (["--ffn", "-8"], "--ffn: got -8, need at least 1"),
+        (["--load-balance", "nan"], "--load-balance: got nan, need at least 0"),
+        (["--seeds", "-1"], "--seeds: got -1, need at least 0"),
+        (["--families", "dense", "dense"], "--families: got ('dense', 'dense'), need all different"),
+        (["--mesh.data", "-1"], "--mesh.data: got -1, need at least 1"),
+        (["--mesh.data", "2"], "mesh: data x expert x model: got 2, need 1"),
+        (["--optimizer.reference-width", "0"], "--optimizer.reference-width: got 0, need at least 1"),
+        (["--optimizer.learning-rate", "nan"], "--optimizer.learning-rate: got nan, need more than 0"),
+        (["--optimizer.warmup", "5"], "--optimizer.warmup: got 5.0, need at most 1"),
+        (["--budget.tokens-per-param", "1e300"], "--budget.tokens-per-param: got 1e+300, need at most"),
+        (["--budget.tokens-per-param", "nan"], "--budget.tokens-per-param: got nan, need more than 0"),
+        (["--budget.tokens-per-param", "1e-9"], "raise --budget.tokens-per-param"),
+        (["--data.vocabulary", "1"], "--data.vocabulary: got 1, need at least 272"),
+        (["--data.source", "files", "--data.text", "."], "text: . is a folder; name files"),
+        (["--families", "moe-half"], "--families: need dense"),
+        (["--families", "dense", "nonsense"], "--families: unknown nonsense"),
+        (["--budget.tokens-per-param", "0"], "--budget.tokens-per-param: got 0.0"),
+        (["--data.source", "files"], "--data.text: name files"),
         (["--data.source", "files", "--data.text", "absent.txt"], "text not found: absent.txt (see README: data)"),
-        (["--seeds", "0", "0"], "seeds: got (0, 0)"),
+        (["--seeds", "0", "0"], "--seeds: got (0, 0)"),
         (["--widthz", "32"], "--widthz"),
     ],
 )
@@ -192,12 +305,66 @@ def test_bad_input_is_one_line_and_exit_2(
     error = capsys.readouterr().err.strip()
     assert code == 2
     assert message in error and "\n" not in error
+    assert not list(tmp_path.iterdir())  # no dead run that would be the newest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("plan --shapes", "shapes: got none"),
+        ("plan --batch-tokens -5", "batch_tokens: got -5, need at least 1"),
+        ("plan --devices 0", "devices: got 0, need at least 1"),
+        ("bench --tokens -1", "tokens: got -1, need at least 1"),
+        ("bench --threads -3", "threads: got -3, need at least 0"),
+        ("bench --experts", "experts: got none"),
+        ("bench --top-k 9", "top_k: got 9, need at most 8"),
+        ("eval", "checkpoint: got none, need a folder, a .gguf file"),
+        ("eval x --limit 0", "limit: got 0, need at least 1"),
+    ],
+)
+def test_bad_arguments_of_verbs(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["moe-vs-dense", *arguments.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_damaged_stage_is_one_line_that_names_the_file(config: Config, tmp_path: Path) -> None:
+    config = replace(config, widths=(16,), seeds=(0,), families=("dense",), protocols=("seconds",))
+    run = Run.create("moe-vs-dense", "tiny", config, tmp_path / "runs")
+    for name, field in (("dense-16-seconds-seed0", "'family'"), ("step-time-16", "'dense'")):
+        run.save_stage("step-time-16", {"dense": 0.01})
+        run.save_stage(name, {"a": 1})
+        with pytest.raises(UserError, match=f"{name}.json: no {field}; delete the file"):
+            train(config, run)
+
+
+def test_ctrl_c_while_workers_start_is_quiet_and_ends_them(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom tenfold.core.jobs import run_jobs\n"
+        "if __name__ == '__mp_main__':\n    Path(sys.argv[1], f'starting{os.getpid()}').touch()\n    time.sleep(1)\n"
+        "def job(number):\n    time.sleep(300)\n"
+        "if __name__ == '__main__':\n    try:\n"
+        "        run_jobs(job, [(0,), (1,), (2,)], workers=2, expected_seconds=1, title='t')\n"
+        "    except KeyboardInterrupt:\n        sys.exit(130)\n"
+    )
+    start = [sys.executable, str(script), str(tmp_path)]
+    parent = subprocess.Popen(
+        start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(lambda: len(list(tmp_path.glob("starting*"))) == 2)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=60)[1] == ""
+    assert parent.returncode == 130
 
 
 def test_plan_prints_every_scale(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["moe-vs-dense", "plan", "--devices", "64"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("6.4B", "12.6B", "29.6B", "3.331"))
+    # A pipe has no width to fold to: the longest lines stay whole.
+    assert "sparse step in exposed communication, or by 0.618 of dense's MFU\n" in printed
+    assert "one slot a token; this counts weight FLOPs alone" in printed
 
 
 def test_eval_scores_a_checkpoint(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +431,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """Workers that outlived it would write into the run that somebody resumes."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom tenfold.recipes.moe_vs_dense.jobs import run_jobs\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom tenfold.core.jobs import run_jobs\n"
         "def job(folder, number):\n    (Path(folder) / f'worker{number}').write_text(str(os.getpid()))\n    time.sleep(300)\n"
         "if __name__ == '__main__':\n"
         "    run_jobs(job, [(sys.argv[1], 0), (sys.argv[1], 1)], workers=2, expected_seconds=1, title='t')\n"

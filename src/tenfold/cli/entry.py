@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -27,8 +28,13 @@ usage: tenfold list                              the ten recipes, and which of t
 --help after any command lists its options with units and defaults. --debug shows the traceback of an error.
 """
 
-# What a user can mend: exit code 2. Everything else is ours: 1.
-_USER_ERRORS = (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_WORDS = {  # in place of `[Errno 2] No such file or directory: 'PATH'`
+    errno.ENOENT: "file not found",
+    errno.EISDIR: "is a folder, need a file",
+    errno.ENOTDIR: "is a file, need a folder",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+}
 INTERRUPTED = 130
 
 
@@ -38,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; default: those of this process.
     Returns:
-        exit code: 0 done, 1 our error, 2 the user's mistake, 130 interrupted.
+        exit code: 0 done, 1 our error, 2 what the user can mend (a mistake, a file, a full disk), 130 interrupted.
     """
     arguments, debug = _take_debug(list(sys.argv[1:] if argv is None else argv))
     try:
@@ -105,14 +111,15 @@ def _take_debug(argv: list[str]) -> tuple[list[str], bool]:
 def _report(error: Exception, debug: bool) -> int:
     """Print an error in one line and return its exit code."""
     text = " ".join(str(error).split())
-    if isinstance(error, _USER_ERRORS):
-        if int(os.environ.get("RANK", "0")) == 0:  # every rank read the same arguments and says the same
-            _say(f"error: {_file_trouble(error) or text or type(error).__name__}")
-        return 2
     if is_disk_full(error):
         place = f" (writing {error.filename})" if isinstance(error, OSError) and error.filename else ""
         _say(f"error: disk full{place}; free some space, then go on with --resume")
-        return 1
+        return 2
+    trouble = _file_trouble(error)
+    if trouble or isinstance(error, ValueError):
+        if int(os.environ.get("RANK", "0")) == 0:  # every rank read the same arguments and says the same
+            _say(f"error: {trouble or text or type(error).__name__}")
+        return 2
     rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
     hint = "" if debug else " (--debug shows the traceback)"
     _say(f"error: {rank}{type(error).__name__}{': ' if text else ''}{text}{hint}")
@@ -120,16 +127,11 @@ def _report(error: Exception, debug: bool) -> int:
 
 
 def _file_trouble(error: Exception) -> str | None:
-    """`file not found: PATH` in place of `[Errno 2] No such file or directory: 'PATH'`."""
-    if not isinstance(error, OSError) or error.filename is None:
+    """What the file system says about a file of the user's, `file not found: PATH`; None for any other error."""
+    if not isinstance(error, OSError) or (error.filename is None and error.errno != errno.EROFS):
         return None
-    words = {
-        FileNotFoundError: "file not found",
-        IsADirectoryError: "is a folder, need a file",
-        NotADirectoryError: "is a file, need a folder",
-        PermissionError: "no permission",
-    }
-    return f"{words[type(error)]}: {error.filename}" if type(error) in words else None
+    words = _WORDS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
+    return words if error.filename is None else f"{words}: {error.filename}"
 
 
 def _say(line: str) -> None:

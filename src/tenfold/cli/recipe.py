@@ -14,6 +14,7 @@ from tenfold.cli.entry import INTERRUPTED
 from tenfold.cli.options import take_value, wants_help
 from tenfold.core import config
 from tenfold.core.errors import UserError
+from tenfold.core.interrupt import at_once
 from tenfold.recipes import registry
 from tenfold.recipes.registry import Recipe
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 def main(recipe: Recipe, argv: list[str]) -> int:
     """One command of a recipe; without a verb, what the recipe offers."""
-    module = registry.load(recipe)
+    with at_once():
+        module = registry.load(recipe)
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(recipe, module))
         return 0
@@ -54,6 +56,7 @@ def train(recipe: Recipe, module: ModuleType, argv: list[str]) -> int:
         settings = config.parse(module.PRESETS, rest, prog=command)
         preset, _ = config.take_preset(module.PRESETS, rest)
         typed = shlex.join(["tenfold", recipe.name, "train", *argv])
+        check(module, settings)
         run = on_all_ranks(lambda: create(recipe, preset, settings, runs_dir, typed))
     else:
         if rest or runs_dir is not None:
@@ -68,6 +71,11 @@ def train(recipe: Recipe, module: ModuleType, argv: list[str]) -> int:
             print(_claim_line(claim))
         print(f"report: {run.path / 'report.html'}")
     return code
+
+
+def check(module: ModuleType, settings: Any) -> None:
+    """Let the recipe refuse a config that cannot be trained here, before there is a folder for it."""
+    getattr(module, "check", lambda settings: None)(settings)
 
 
 def create(recipe: Recipe, preset: str, settings: Any, runs_dir: Path | str | None, command: str) -> Run:

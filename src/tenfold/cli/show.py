@@ -11,13 +11,15 @@ from typing import Any
 
 from tenfold.cli.options import refuse, take_flag, wants_help
 from tenfold.core.errors import UserError
+from tenfold.core.interrupt import at_once
 from tenfold.recipes import registry
 
 VIEW_HELP = """\
 usage: tenfold view RUN [--no-open]
 
-Prints the path of a run's report and opens it in the browser. RUN is a run folder, or a recipe's name for its newest
-run below TENFOLD_RUNS (else ./runs). A run that has not finished shows what it has so far.
+Prints the path of a run's report and opens it in the browser. RUN is a run folder, a recipe's name for its newest run
+below TENFOLD_RUNS (else ./runs), those of tours included, or `tour` for the newest tour. A run that has not finished
+shows what it has so far.
 """
 SHELF_HELP = """\
 usage: tenfold {what} list                  what there is, with size, licence and source
@@ -65,19 +67,28 @@ def data(argv: list[str]) -> int:
 
         return get(name, force=force, progress=True)
 
-    return _shelf("data", argv, listed, get)
+    code = _shelf("data", argv, listed, get)
+    if argv[:1] == ["list"] and not wants_help(argv):
+        from tenfold.core.catalogue import GROUPS
+
+        print("\n`tenfold data get` also takes a path below the data folder, say 02-afm/text, and these groups:")
+        for name, members in GROUPS.items():
+            print(f"  {name}: {', '.join(members)}")
+    return code
 
 
 def models(argv: list[str]) -> int:
     """`tenfold models list | get NAME`."""
 
     def listed() -> Sequence[Any]:
-        from tenfold.lm.pretrained import list_models
+        with at_once():
+            from tenfold.lm.pretrained import list_models
 
         return list_models()
 
     def get(name: str, force: bool) -> Path:
-        from tenfold.lm.pretrained import get
+        with at_once():
+            from tenfold.lm.pretrained import get
 
         return get(name, force=force, progress=True)
 
@@ -111,8 +122,9 @@ def _shelf(what: str, argv: list[str], listed: Callable[[], Sequence[Any]], get:
 def _page(name: str) -> Path:
     """The report to show: a tour's, a run's own, or one made now of what an unfinished run has so far."""
     path = Path(name)
-    if not path.exists() and "/" not in name and name.replace("_", "-") in [each.name for each in registry.RECIPES]:
-        path = _newest(name.replace("_", "-"))
+    spelt = name.replace("_", "-")
+    if not path.exists() and spelt in ["tour", *(each.name for each in registry.RECIPES)]:
+        path = _newest_tour() if spelt == "tour" else _newest(spelt)
     if (path / "tour.html").is_file():
         return (path / "tour.html").resolve()
     if path.is_file() and path.suffix == ".html":
@@ -126,11 +138,23 @@ def _page(name: str) -> Path:
 
 
 def _newest(recipe: str) -> Path:
-    folder = Path(os.environ.get("TENFOLD_RUNS") or "runs") / recipe
-    runs = sorted((file.parent for file in folder.glob("*/run.json")), key=lambda run: run.name)
-    if not runs:
-        raise UserError(f"no run of {recipe} in {folder}; make one: tenfold {recipe} train")
-    return runs[-1]
+    """The newest run of a recipe, trained alone or by a tour; a run's name begins with its time."""
+    root = _runs()
+    files = [*root.glob(f"{recipe}/*/run.json"), *root.glob(f"tour/*/{recipe}/*/run.json")]
+    if not files:
+        raise UserError(f"no run of {recipe} in {root / recipe}; make one: tenfold {recipe} train")
+    return max((file.parent for file in files), key=lambda run: run.name)
+
+
+def _newest_tour() -> Path:
+    tours = [file.parent for file in _runs().glob("tour/*/tour.html")]
+    if not tours:
+        raise UserError(f"no tour in {_runs() / 'tour'}; make one: tenfold tour")
+    return max(tours, key=lambda tour: tour.name)
+
+
+def _runs() -> Path:
+    return Path(os.environ.get("TENFOLD_RUNS") or "runs")
 
 
 def _has_display() -> bool:

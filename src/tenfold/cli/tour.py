@@ -19,6 +19,7 @@ from tenfold.cli.options import refuse, take_flag, take_value, wants_help
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, read_json
 from tenfold.core.errors import UserError
+from tenfold.core.interrupt import at_once
 from tenfold.recipes import registry
 from tenfold.recipes.registry import Recipe
 
@@ -99,12 +100,14 @@ def _visit(tour: Tour, recipe: Recipe) -> bool:
     """Train one recipe, or go on with its run; False where the user interrupted it. An error is noted, not raised."""
     tour.failed.pop(recipe.name, None)
     try:
-        module = registry.load(recipe)
+        with at_once():
+            module = registry.load(recipe)
         if recipe.name in tour.runs:
             run, settings = recipe_command.reopen(recipe, module, tour.path / tour.runs[recipe.name])
         else:
             settings = module.PRESETS[PRESET]
             command = shlex.join(["tenfold", recipe.name, "train", PRESET])
+            recipe_command.check(module, settings)
             run = recipe_command.create(recipe, PRESET, settings, tour.path, command)
             tour.runs[recipe.name] = run.path.relative_to(tour.path).as_posix()
             tour.save()
@@ -112,7 +115,7 @@ def _visit(tour: Tour, recipe: Recipe) -> bool:
         if code != 0:
             return False
         tour.finished.append(recipe.name)
-    except KeyboardInterrupt:  # while importing
+    except KeyboardInterrupt:  # before the training began
         return False
     except Exception as error:  # noqa: BLE001 - one recipe's error must not end the tour of the others
         tour.failed[recipe.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"

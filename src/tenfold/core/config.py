@@ -88,6 +88,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"not valid JSON: {path}: {error}") from None
 
 
+def read_object(path: Path, **fields: Any) -> dict[str, Any]:
+    """`read_json` of an object that has at least these fields, each of the type given; UserError naming what is wrong."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: need a JSON object; the file is damaged")
+    for name, kind in fields.items():
+        if not isinstance(data.get(name), kind):
+            raise UserError(f"{path}: {name}: need {_type_name(kind)}; the file is damaged")
+    return data
+
+
 def _build(kind: Any, data: Any, where: str, path: tuple[str, ...]) -> Any:
     """Build a value of the annotated type `kind`; `path` is the way to it, for messages."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -269,7 +280,7 @@ def _parsed(change: Callable[..., Any], argv: list[str], prog: str, description:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise  # --help
-        raise UserError(f"{label}{_unboxed(complaint.getvalue())}") from None
+        raise UserError(f"{label}{_with_option(_unboxed(complaint.getvalue()), change)}") from None
     except UserError:
         raise
     except ValueError as error:  # the dataclass refused its values
@@ -281,6 +292,17 @@ def _parsed(change: Callable[..., Any], argv: list[str], prog: str, description:
         hint = did_you_mean(option.replace("_", "-"), _known_options(change))
         raise UserError(f"{label}unknown option {option}{hint or ' (see --help)'}")
     return value
+
+
+def _with_option(message: str, change: Callable[..., Any]) -> str:
+    """`model: dim: got 0` as `--model.dim: got 0`, where there is such an option."""
+    words = message.split(": ")
+    names = list(itertools.takewhile(str.isidentifier, words))
+    for first in range(min(2, len(names))):  # a field at the top stands behind the dataclass's name
+        option = "--" + ".".join(names[first:]).replace("_", "-")
+        if option in _known_options(change):
+            return ": ".join([option, *words[len(names) :]])
+    return message
 
 
 def _known_options(change: Callable[..., Any]) -> list[str]:

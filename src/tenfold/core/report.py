@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.claims import Claim
-from tenfold.core.config import read_json, restore_non_finite
+from tenfold.core.config import read_object, restore_non_finite
+from tenfold.core.errors import UserError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -105,23 +106,51 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_about(run: Path) -> dict[str, Any]:
+    """run.json of a run folder; UserError where it is damaged."""
+    fields = ("recipe", "preset", "title", "created", "command", "machine")
+    return read_object(run / "run.json", **dict.fromkeys(fields, str), versions=dict)
+
+
+def read_items(run: Path) -> tuple[list[dict[str, Any]], list[Claim]]:
+    """Texts, figures and tables, and the claims, of a run's items.json; none where there is no file yet.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    file = run / "items.json"
+    if not file.exists():
+        return [], []
+    saved = read_object(file, items=list, claims=list)
+    for item in saved["items"]:
+        needed = ("kind", "name", "text") if isinstance(item, dict) and item.get("kind") == "text" else ("kind", "name")
+        if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in needed):
+            raise UserError(f"{file}: an item without {', '.join(needed)}; the file is damaged")
+    try:
+        return saved["items"], [Claim.from_json(claim) for claim in saved["claims"]]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{file}: a damaged claim: {type(error).__name__}: {error}") from None
+
+
 def read_section(run: Path) -> Section:
     """Collect what a run folder holds by now."""
-    about = read_json(run / "run.json")
-    config = read_json(run / "config.json")
-    result = read_json(run / "result.json") if (run / "result.json").exists() else None
-    clock = read_json(run / "clock.json") if (run / "clock.json").exists() else {"seconds": 0.0}
-    saved = read_json(run / "items.json") if (run / "items.json").exists() else {"items": [], "claims": []}
-    texts = {item["name"]: item["text"] for item in saved["items"] if item["kind"] == "text"}
+    about = read_about(run)
+    config = read_object(run / "config.json")
+    result, clock = (
+        read_object(run / name, seconds=int | float) if (run / name).exists() else None
+        for name in ("result.json", "clock.json")
+    )
+    items, claims = read_items(run)
+    texts = {item["name"]: item["text"] for item in items if item["kind"] == "text"}
     return Section(
         about=about,
         config=_flat(restore_non_finite(config)),
         finished=result is not None,
-        seconds=result["seconds"] if result else clock["seconds"],
+        seconds=(result or clock or {"seconds": 0.0})["seconds"],
         seeds=_seeds(config),
-        claims=[Claim.from_json(claim) for claim in saved["claims"]],
+        claims=claims,
         summary=texts.get("summary"),
-        items=[_filled(run, item) for item in saved["items"] if item["name"] != "summary" or item["kind"] != "text"],
+        items=[_filled(run, item) for item in items if item["name"] != "summary" or item["kind"] != "text"],
         curves=_curves(read_metrics(run / "metrics.jsonl")),
     )
 
@@ -131,7 +160,7 @@ def _filled(run: Path, item: Mapping[str, Any]) -> dict[str, Any]:
     if item["kind"] == "figure":
         return {**item, **_picture((run / "figures" / f"{item['name']}.png").read_bytes())}
     if item["kind"] == "table":
-        table = restore_non_finite(read_json(run / "tables" / f"{item['name']}.json"))
+        table = restore_non_finite(read_object(run / "tables" / f"{item['name']}.json", columns=list, rows=list))
         rows = [[row.get(column) for column in table["columns"]] for row in table["rows"]]
         right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)]
         return {**item, **table, "rows": rows, "right": right}
@@ -212,7 +241,9 @@ def number(value: Any) -> str:
         if value.is_integer() and abs(value) < 10_000:
             return f"{value:.0f}"
         return f"{value:.4g}".replace("-", "−", 1) if math.isfinite(value) else str(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value.replace(" ± ", "\u00a0±\u00a0")  # a mean and its interval stay on one line
+    return json.dumps(value, ensure_ascii=False)
 
 
 def duration(seconds: float) -> str:

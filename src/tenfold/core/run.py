@@ -30,7 +30,7 @@ import tenfold
 from tenfold.core import report
 from tenfold.core.atomic import append_line, checked_name, write_atomic
 from tenfold.core.claims import Claim, Result
-from tenfold.core.config import read_json, restore_non_finite, to_json
+from tenfold.core.config import read_json, read_object, restore_non_finite, to_json
 from tenfold.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Run:
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
-        self.config: dict[str, Any] = read_json(path / "config.json")
-        self.about: dict[str, Any] = read_json(path / "run.json")
+        self.config: dict[str, Any] = read_object(path / "config.json")
+        self.about: dict[str, Any] = report.read_about(path)
         self._main = int(os.environ.get("RANK", "0")) == 0
         self._clock = clock
         self._start = clock()
@@ -60,9 +60,7 @@ class Run:
         self._clock_written = self._start
         # Ranks that train together go by what they read here, however fast rank 0 writes.
         self._stages = {file.stem: restore_non_finite(read_json(file)) for file in _visible(path / "stages", ".json")}
-        items = read_json(path / "items.json") if (path / "items.json").exists() else {"items": [], "claims": []}
-        self._items: list[dict[str, Any]] = items["items"]
-        self._claims = [Claim.from_json(claim) for claim in items["claims"]]
+        self._items, self._claims = report.read_items(path)
         self._metrics_lock = FileLock(path / ".metrics.lock")  # `rewind` replaces the file that others append to
         self._writers: dict[str | None, SummaryWriter] = {}
 
@@ -115,6 +113,8 @@ class Run:
             UserError: no such folder, or no run in it.
         """
         folder = Path(path)
+        if folder.is_file():
+            raise UserError(f"not a run folder but a file: {folder}")
         if not folder.is_dir():
             raise UserError(f"no such run: {folder}")
         if not (folder / "run.json").is_file():
@@ -227,15 +227,20 @@ class Run:
             write_atomic(self.stage(name), text)
             self._save_clock()
 
-    def load_stage(self, name: str) -> Any:
+    def load_stage(self, name: str, fields: Iterable[str] = ()) -> Any:
         """The outcome of a finished stage; tuples come back as lists.
 
         Raises:
             KeyError: the stage is not done.
+            UserError: its file is no object that has all of `fields`.
         """
         if not self.done(name):
             raise KeyError(f"stage {name!r} is not done in {self.path}")
-        return self._stages[name]
+        data = self._stages[name]
+        for field in fields:
+            if not isinstance(data, dict) or field not in data:
+                raise UserError(f"{self.stage(name)}: no {field!r}; delete the file, and --resume does its part again")
+        return data
 
     # What the report shows, in the order of the first call for each name.
 
@@ -323,7 +328,7 @@ class Run:
 
     def _read_clock(self) -> float:
         file = self.path / "clock.json"
-        return float(read_json(file)["seconds"]) if file.exists() else 0.0
+        return float(read_object(file, seconds=int | float)["seconds"]) if file.exists() else 0.0
 
     def _save_clock(self) -> None:
         # Worker processes of one run save it too; the longest is the run's.

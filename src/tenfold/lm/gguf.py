@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,10 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 ARCHITECTURES = ("llama", "qwen3")
+
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes by the number of the type
+_TEXT, _ARRAY = 8, 9
+_MAX_ARRAY = 1 << 22  # entries; the largest vocabularies have a sixteenth, and the reader makes an object of each
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -106,7 +112,62 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
         raise UserError("reading GGUF needs the package gguf: pip install 'tenfold[models]'") from error
+    check_header(path)
     return GGUFReader(path)
+
+
+def check_header(path: Path) -> None:
+    """Walk the counts and lengths of a header against the size of the file: the package's reader believes them.
+
+    Raises:
+        ValueError: a count or length beyond the file, an array within an array or of an unknown type.
+    """
+    size = path.stat().st_size
+    if size < 24:
+        raise ValueError(f"{size} bytes, need at least 24")
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        order = ">" if data[4:6] == b"\0\0" else "<"
+
+        def number(at: int, kind: str = "Q") -> int:
+            within(at + struct.calcsize(order + kind))
+            value: int = struct.unpack_from(order + kind, data, at)[0]
+            return value
+
+        def within(end: int) -> int:
+            if end > size:
+                raise ValueError(f"declares {end} bytes and more, has {size}")
+            return end
+
+        def width(kind: int) -> int:
+            if kind not in _SCALARS:
+                raise ValueError(f"a value of type {kind}")
+            return _SCALARS[kind]
+
+        def after_text(at: int) -> int:
+            return within(at + 8 + number(at))
+
+        def after_value(at: int, kind: int) -> int:
+            if kind == _TEXT:
+                return after_text(at)
+            if kind != _ARRAY:
+                return within(at + width(kind))
+            kind, count, at = number(at, "I"), number(at + 4), at + 12
+            if count > _MAX_ARRAY:
+                raise ValueError(f"an array of {count} entries, need at most {_MAX_ARRAY}")
+            if kind != _TEXT:
+                return within(at + count * width(kind))
+            for _ in range(count):
+                at = after_text(at)
+            return at
+
+        tensors, fields, at = number(8), number(16), 24
+        for _ in range(fields):
+            at = after_text(at)
+            at = after_value(at + 4, number(at, "I"))
+        for _ in range(tensors):
+            at = after_text(at)
+            at = within(at + 4 + 8 * number(at, "I") + 12)
 
 
 @contextmanager

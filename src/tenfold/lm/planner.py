@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from tenfold.core.errors import UserError
@@ -38,7 +39,7 @@ class PlanRow:
         mesh, cost: where it runs and what a step costs.
         parameters_total, parameters_active: counts; active are those one token meets.
         compute_ratio: FLOPs over the dense backbone's.
-        ratio: whole step seconds over the dense backbone's, each on its best mesh.
+        ratio: whole step seconds over the dense backbone's on its best mesh; NaN where that, or this row, does not fit.
     """
 
     model: str
@@ -59,9 +60,10 @@ class PlanTable:
         hardware: devices the plan is for.
         devices: how many.
         batch_tokens: tokens a step.
-        best: the fastest mesh of each model that fits (or the one that needs least memory, marked as too large).
+        best: the fastest mesh of each model that fits; where none does, the one that needs least memory (`fits` is
+            False, and the printed table shows no times).
         meshes: every mesh tried, of every model, fastest first.
-        notes: what the placement costs at least, in words.
+        notes: what does not fit, and what each placement costs at least, in words.
     """
 
     hardware: Hardware
@@ -83,15 +85,15 @@ class PlanTable:
             ("sparse layers", lambda r: f"1 in {r['every']}" if r["every"] else "none"),
             ("parameters", lambda r: _count(r["parameters_total"])),
             ("active parameters", lambda r: _count(r["parameters_active"])),
-            ("mesh, data x expert x model", lambda r: r["mesh"]),
+            ("mesh, data x expert x model", lambda r: r["mesh"] if r["fits"] else "none fits"),
             ("FLOPs over dense", lambda r: f"{r['compute_ratio']:.4f}"),
-            ("compute, ms", lambda r: f"{1e3 * r['compute_s']:.4g}"),
-            ("all-to-all, ms", lambda r: f"{1e3 * r['all_to_all_s']:.4g}"),
-            ("model axis, ms", lambda r: f"{1e3 * r['model_axis_s']:.4g}"),
-            (f"data axis, ms ({self.best[0].cost.overlap:.0%} hidden)", lambda r: f"{1e3 * r['data_axis_s']:.4g}"),
-            ("step, ms", lambda r: f"{1e3 * r['total_s']:.4g}"),
-            ("step over dense", lambda r: f"{r['ratio']:.3f}"),
-            ("memory, GB", lambda r: f"{r['memory_gb']:.1f}" + ("" if r["fits"] else " TOO LARGE")),
+            ("compute, ms", _milliseconds("compute_s")),
+            ("all-to-all, ms", _milliseconds("all_to_all_s")),
+            ("model axis, ms", _milliseconds("model_axis_s")),
+            (f"data axis, ms ({self.best[0].cost.overlap:.0%} hidden)", _milliseconds("data_axis_s")),
+            ("step, ms", _milliseconds("total_s")),
+            ("step over dense", lambda r: "-" if math.isnan(r["ratio"]) else f"{r['ratio']:.3f}"),
+            ("memory, GB", lambda r: f"{r['memory_gb']:.1f}" if r["fits"] else f"at least {r['memory_gb']:.1f}"),
         ]
         return [(label, *(cell(row) for row in rows)) for label, cell in lines]
 
@@ -110,14 +112,14 @@ class PlanTable:
         ]
         return "\n".join([self.title, *lines, *self.notes])
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
         header, *cells = self._cells()
-        table = Table(title=self.title, caption="\n".join(self.notes), box=box.SIMPLE_HEAD)
+        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
         for i, name in enumerate(header):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
         for line in cells:
             table.add_row(*line)
-        return table
+        return Group(table, *self.notes)  # below it and not its caption, which would be folded to its width
 
 
 _SECONDS = ("compute_s", "all_to_all_s", "model_axis_s", "data_axis_s", "total_s")
@@ -140,6 +142,11 @@ def _as_dict(row: PlanRow) -> dict[str, Any]:
         "memory_gb": cost.memory_bytes / 1e9,
         "fits": cost.fits,
     }
+
+
+def _milliseconds(key: str) -> Callable[[dict[str, Any]], str]:
+    """The cell of a time; a model that fits nowhere has none."""
+    return lambda row: f"{1e3 * row[key]:.4g}" if row["fits"] else "-"
 
 
 def _count(value: float) -> str:
@@ -205,6 +212,7 @@ def plan(
         placements.extend(moe)
     best: list[PlanRow] = []
     meshes: list[PlanRow] = []
+    notes: list[str] = []
     for placement in placements:
         cost = partial(step_cost, shape, placement, hardware, batch_tokens=batch_tokens, overlap=overlap)
         costs = [
@@ -218,12 +226,17 @@ def plan(
                 f"{max(1, batch_tokens // shape.sequence)} sequences a step; change devices or batch_tokens"
             )
         fitting = [pair for pair in costs if pair[1].fits]
-        chosen = min(fitting, key=lambda p: p[1].total_s) if fitting else min(costs, key=lambda p: p[1].memory_bytes)
-        dense_s = best[0].cost.total_s if best else chosen[1].total_s
+        if fitting:
+            chosen = min(fitting, key=lambda p: p[1].total_s)
+        else:
+            chosen = min(costs, key=lambda p: p[1].memory_bytes)
+            notes.append(_misfit(shape, placement, chosen[1], devices))
+        reference = best[0].cost if best else chosen[1]
+        dense_s = reference.total_s if reference.fits else math.nan
         best.append(_row(shape, placement, *chosen, dense_s))
         meshes.extend(_row(shape, placement, *p, dense_s) for p in sorted(costs, key=lambda p: p[1].total_s))
-    notes = tuple(note for p in placements if p is not None for note in _notes(shape, p))
-    return PlanTable(hardware, devices, batch_tokens, tuple(best), tuple(meshes), notes)
+    notes.extend(note for p in placements if p is not None for note in _notes(shape, p))
+    return PlanTable(hardware, devices, batch_tokens, tuple(best), tuple(meshes), tuple(notes))
 
 
 def _row(shape: Shape, moe: MoEPlacement | None, mesh: Mesh, cost: StepCost, dense_s: float) -> PlanRow:
@@ -236,7 +249,15 @@ def _row(shape: Shape, moe: MoEPlacement | None, mesh: Mesh, cost: StepCost, den
         parameters_total=count.total,
         parameters_active=count.active,
         compute_ratio=forward_flops(shape, moe) / forward_flops(shape),
-        ratio=cost.total_s / dense_s,
+        ratio=cost.total_s / dense_s if cost.fits else math.nan,
+    )
+
+
+def _misfit(shape: Shape, moe: MoEPlacement | None, cost: StepCost, devices: int) -> str:
+    name = f"{moe.label(shape)} (1 in {moe.every})" if moe else shape.name
+    return (
+        f"{name} does not fit on {devices} devices: it needs at least {cost.memory_bytes / 1e9:.1f} GB a device, "
+        f"there are {cost.memory_limit / 1e9:.1f}"
     )
 
 
@@ -246,13 +267,13 @@ def _notes(shape: Shape, moe: MoEPlacement) -> list[str]:
     share = 3 * shape.dim * shape.hidden / (3 * shape.dim * shape.hidden + shape.attention_parameters)
     bound = overhead_bound(moe.every, moe.slots, width, share)
     lines = [
-        f"one sparse layer in {moe.every}, {moe.slots:g} expert slots a token: {bound:+.0%} of the layers' "
-        "weight FLOPs, before communication"
+        f"one sparse layer in {moe.every}, {moe.slots:g} expert slots a token: {bound:+.0%} weight FLOPs in the layers"
     ]
     if bound >= STEP_TIME_BUDGET:
         # The bound falls as 1 / every, so this is the sparsest placement above the budget, plus one.
         enough = math.floor(moe.every * bound / STEP_TIME_BUDGET) + 1
         lines.append(
-            f"below {STEP_TIME_BUDGET:.0%}: one sparse layer in {enough}, narrower experts, or one slot a token"
+            f"below {STEP_TIME_BUDGET:.0%}: one sparse layer in {enough}, narrower experts, or one slot a token; "
+            "this counts weight FLOPs alone, step over dense counts communication too"
         )
     return lines

@@ -184,6 +184,8 @@ def serve(
     Raises:
         UserError: the port is in use, or the address is open to others without a key.
     """
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"port: got {port}, need 0..65535 (0 takes a free one)")
     if host not in ("127.0.0.1", "::1", "localhost") and not api_key:
         raise UserError(f"host: {host} is open to other machines; set an API key (TENFOLD_API_KEY) or take 127.0.0.1")
     if isinstance(model, LocalChatModel):

@@ -200,7 +200,7 @@ def find_file(task: Task, folder: Path | None, suffix: str = "") -> Path:
     known = [name for name in tried if any(row.file == name for row in CATALOGUE.values())]
     if known:
         raise NotAvailable(f"{task.name}: no data; get it: tenfold data get {known[0]}")
-    raise NotAvailable(f"{task.name}: no data; bring your own: {tried[0]} in the folder TENFOLD_DATA or in data=FOLDER")
+    raise NotAvailable(f"{task.name}: no data; bring your own: {tried[0]} in the folder TENFOLD_DATA or --data FOLDER")
 
 
 def _round_robin(examples: list[Example]) -> list[Example]:

@@ -44,8 +44,9 @@ RECIPES: tuple[Recipe, ...] = (
         "afm",
         "Apple Intelligence Foundation Language Models",
         "2407.21075",
-        "a chat model from raw text: pre-train, prune, distil, align, compress, adapt, serve",
+        "a language model from raw text: clean, pre-train, prune, distil, chat, serve, score",
         "tenfold.recipes.afm",
+        "works",
     ),
     Recipe(
         "deep-ssm",
@@ -121,7 +122,7 @@ def find(name: str) -> Recipe:
 
 
 def load(recipe: Recipe) -> ModuleType:
-    """Import a recipe's module: `Config`, `PRESETS`, `EXPECTED`, `train`, `VERBS`.
+    """Import a recipe's module: `Config`, `PRESETS`, `EXPECTED`, `train`, `VERBS`, perhaps `check`.
 
     Raises:
         UserError: the recipe is planned and has no module yet.

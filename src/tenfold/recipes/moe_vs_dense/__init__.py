@@ -6,7 +6,7 @@ mixture wins; half an hour to an hour.
 """
 
 from tenfold.recipes.moe_vs_dense.config import EXPECTED, PRESETS, Config
-from tenfold.recipes.moe_vs_dense.experiment import train
+from tenfold.recipes.moe_vs_dense.experiment import check, train
 from tenfold.recipes.moe_vs_dense.verbs import VERBS
 
-__all__ = ["EXPECTED", "PRESETS", "VERBS", "Config", "train"]
+__all__ = ["EXPECTED", "PRESETS", "VERBS", "Config", "check", "train"]

@@ -18,7 +18,7 @@ from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig
-from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config, Data
+from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config, Data, need
 from tenfold.recipes.moe_vs_dense.text import load_text
 from tenfold.recipes.moe_vs_dense.training import build_state
 
@@ -43,6 +43,18 @@ def bench(
         repeats: timed calls of each.
         threads: 0 leaves torch's number.
     """
+    if not experts:
+        raise ValueError("experts: got none, need one or more")
+    for name, value in (
+        ("tokens", tokens),
+        ("dim", dim),
+        ("hidden", hidden),
+        ("experts", experts),
+        ("repeats", repeats),
+    ):
+        need(name, value, 1, 1 << 24)
+    need("top_k", top_k, 1, min(experts))
+    need("threads", threads, 0, 4096)
     if threads:
         torch.set_num_threads(threads)
     console = Console()

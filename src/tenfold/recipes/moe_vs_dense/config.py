@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tenfold.lm.decoder import DecoderConfig
 from tenfold.nn.moe import MoEConfig
+
+_LARGE = 1 << 24  # of anything counted in tokens, rows or columns
+
+
+def need(
+    name: str, value: float | tuple[int, ...], least: float, most: float = math.inf, *, above: bool = False
+) -> None:
+    """ValueError naming the field unless every number lies in [least, most]; `above`: more than `least`. NaN never does."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if not (least < number if above else least <= number):
+            raise ValueError(f"{name}: got {number}, need {'more than' if above else 'at least'} {least}")
+        if number > most:
+            raise ValueError(f"{name}: got {number}, need at most {most}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,14 @@ class Mesh:
     expert: int = 1
     model: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("data", "expert", "model"):
+            need(name, getattr(self, name), 1, 1 << 20)
+
+    @property
+    def size(self) -> int:
+        return self.data * self.expert * self.model
+
 
 @dataclass(frozen=True)
 class Data:
@@ -82,9 +105,9 @@ class Data:
     validation_rows: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "sequence", "rows", "validation_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+        need("vocabulary", self.vocabulary, 272, _LARGE)  # control tokens, bytes, a few characters
+        for name in ("sequence", "rows", "validation_rows"):
+            need(name, getattr(self, name), 1, _LARGE)
         if (self.source == "files") != bool(self.text):
             raise ValueError("text: name files with --data.source files, and only then")
 
@@ -113,6 +136,14 @@ class Optimizer:
     final: float = 0.1
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        need("learning_rate", self.learning_rate, 0, 100, above=True)
+        need("reference_width", self.reference_width, 1, _LARGE)
+        need("weight_decay", self.weight_decay, 0, 100)
+        need("warmup", self.warmup, 0, 1)
+        need("final", self.final, 0, 1)
+        need("clip_norm", self.clip_norm, 0, above=True)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -133,10 +164,10 @@ class Budget:
     clock: Literal["process", "wall"] = "process"
 
     def __post_init__(self) -> None:
-        if self.tokens_per_param <= 0:
-            raise ValueError(f"tokens_per_param: got {self.tokens_per_param}, need more than 0")
-        if self.timing_steps < 1:
-            raise ValueError(f"timing_steps: got {self.timing_steps}, need at least 1")
+        need("tokens_per_param", self.tokens_per_param, 0, 1_000_000, above=True)
+        need("timing_steps", self.timing_steps, 1, 1_000_000)
+        need("tolerance", self.tolerance, 0)
+        need("repeats", self.repeats, 0, 100)
 
 
 @dataclass(frozen=True)
@@ -190,23 +221,31 @@ class Config:
             raise ValueError(f"families: unknown {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
         if "dense" not in self.families:
             raise ValueError("families: need dense, whose seconds are the budget of the others")
-        if len(self.head_dim) not in (1, len(self.widths)) or min(self.head_dim) < 1:
-            raise ValueError(f"head_dim: got {self.head_dim}, need one number of at least 1, or one for each of widths")
-        if not self.widths or any(width % self._head_dim(width) for width in self.widths):
+        for name in ("widths", "head_dim", "layers", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: got none, need one or more")
+        for name in ("families", "seeds", "protocols"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)}, need all different")
+        for name in ("widths", "head_dim", "ffn"):
+            need(name, getattr(self, name), 1, _LARGE)
+        need("layers", self.layers, 1, 10_000)
+        need("seeds", self.seeds, 0, (1 << 32) - 1)
+        if any(a >= b for a, b in itertools.pairwise(self.widths)):
+            raise ValueError(f"widths: got {self.widths}, need ascending, all different")
+        for name in ("head_dim", "layers"):
+            if len(getattr(self, name)) not in (1, len(self.widths)):
+                raise ValueError(f"{name}: got {getattr(self, name)}, need one number, or one for each of widths")
+        if any(width % self._head_dim(width) for width in self.widths):
             raise ValueError(f"widths: got {self.widths}, need multiples of head_dim {self.head_dim}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need one or more, all different")
         if "seconds" not in self.protocols:
             raise ValueError("protocols: need seconds, the comparison this experiment is for")
-        if len(self.layers) not in (1, len(self.widths)) or min(self.layers) < 1:
-            raise ValueError(f"layers: got {self.layers}, need one number of at least 1, or one for each of widths")
         if self.ffn and len(self.ffn) != len(self.widths):
             raise ValueError(f"ffn: got {self.ffn}, need none, or one for each of widths")
-        for name, least in (("workers", 1), ("eval_items", 0), ("save_every", 1), ("profile", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, need at least {least}")
-        if self.capacity < 0 or self.load_balance < 0:
-            raise ValueError("capacity, load_balance: need 0 or more")
+        need("workers", self.workers, 1, 1024)
+        need("save_every", self.save_every, 1)
+        for name in ("eval_items", "profile", "load_balance", "capacity"):
+            need(name, getattr(self, name), 0, _LARGE)
 
     def _head_dim(self, width: int) -> int:
         return self.head_dim[self.widths.index(width) % len(self.head_dim)]
@@ -214,7 +253,7 @@ class Config:
     @property
     def side_by_side(self) -> int:
         """Models that train at a time: one where its mesh takes several processes."""
-        return 1 if self.mesh.data * self.mesh.expert * self.mesh.model > 1 else self.workers
+        return 1 if self.mesh.size > 1 else self.workers
 
     def decoder(self, family_name: str, width: int, vocabulary: int) -> DecoderConfig:
         """The decoder of one family at one width: RoPE, SwiGLU, RMSNorm; the first layer is always dense."""

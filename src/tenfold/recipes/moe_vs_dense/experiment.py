@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +13,33 @@ import torch
 
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
+from tenfold.core.jobs import run_jobs
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
-from tenfold.lm.steptime import chinchilla, equal_time_steps
+from tenfold.lm.steptime import Budget, chinchilla, equal_time_steps
 from tenfold.recipes.moe_vs_dense import figures, findings
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
-from tenfold.recipes.moe_vs_dense.jobs import run_jobs
 from tenfold.recipes.moe_vs_dense.text import load_text
 from tenfold.recipes.moe_vs_dense.training import Job, time_steps, train_together
+from tenfold.text.corpus import TokenWindows
+
+
+def check(config: Config) -> None:
+    """Hold a config against this machine, before there is a run folder.
+
+    Raises:
+        UserError: no text, or too little; a mesh that is not the processes' number; a budget below one step.
+    """
+    text = load_text(config.data)
+    TokenWindows(text.train, config.data.sequence, config.data.rows, config.seeds[0])
+    processes, world = config.mesh.size, int(os.environ.get("WORLD_SIZE", "1"))
+    if processes != world:
+        raise UserError(
+            f"mesh: data x expert x model: got {processes}, need {world}, the number of processes "
+            f"(torchrun --nproc-per-node {processes} starts so many)"
+        )
+    for width in config.widths:
+        token_budget(config, width, text.tokenizer.vocab_size)
 
 
 def train(config: Config, run: Run) -> Result:
@@ -54,7 +76,7 @@ def measure_step_times(config: Config, run: Run) -> dict[int, dict[str, float]]:
     )
     for width, times in zip(missing, found, strict=True):
         run.save_stage(f"step-time-{width}", times)
-    return {width: run.load_stage(f"step-time-{width}") for width in config.widths}
+    return {width: run.load_stage(f"step-time-{width}", config.families) for width in config.widths}
 
 
 def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: int) -> list[Job]:
@@ -66,15 +88,10 @@ def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: i
     jobs = []
     for width in config.widths:
         times = step_s[width]
-        params = dense_parameters(config, width, vocabulary)
-        try:
-            budget = chinchilla(params, config.data.step_tokens, config.budget.tokens_per_param)
-            seconds = budget.seconds(times["dense"])
+        budget = token_budget(config, width, vocabulary)
+        seconds = budget.seconds(times["dense"])
+        with _budget_named(width):
             steps = {family: equal_time_steps(seconds, times[family]) for family in config.families}
-        except ValueError as error:
-            raise UserError(
-                f"budget at width {width}: {error}; raise --budget.tokens-per-param or shrink --data.rows"
-            ) from None
         for seed in config.seeds:
             for family in config.families:
                 jobs.append(Job(family, width, seed, "seconds", steps[family], times[family], seconds))
@@ -83,6 +100,23 @@ def plan_jobs(config: Config, step_s: dict[int, dict[str, float]], vocabulary: i
                     jobs.append(Job(family, width, seed, "tokens", budget.steps, times[family], seconds))
     jobs.sort(key=lambda job: -job.expected_s)
     return [replace(jobs[0], profile=config.profile), *jobs[1:]]
+
+
+def token_budget(config: Config, width: int, vocabulary: int) -> Budget:
+    """Tokens and steps of the dense model of a width."""
+    with _budget_named(width):
+        params = dense_parameters(config, width, vocabulary)
+        return chinchilla(params, config.data.step_tokens, config.budget.tokens_per_param)
+
+
+@contextmanager
+def _budget_named(width: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            f"budget at width {width}: {error}; raise --budget.tokens-per-param or shrink --data.rows"
+        ) from None
 
 
 def dense_parameters(config: Config, width: int, vocabulary: int) -> int:

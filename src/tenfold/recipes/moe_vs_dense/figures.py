@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from tenfold.core.run import Run
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
@@ -22,10 +23,10 @@ COLOURS = {
 
 
 def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
-    """Step time against validation loss: a curve a family, a point a width, bars of 95 % over seeds."""
+    """Step time against validation loss: a curve a family, a point a width, bars of 95 % over several seeds."""
     protocols = [p for p in ("seconds", "tokens") if p in config.protocols]
     figure = Figure(figsize=(5.6 * len(protocols), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(protocols), squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, len(protocols), squeeze=False, sharex=True, sharey=True)[0]
     for axis, protocol in zip(axes, protocols, strict=True):
         for family in config.families:
             kind = "seconds" if family == "dense" else protocol  # dense trains for its own tokens in its own seconds
@@ -36,7 +37,7 @@ def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
             axis.errorbar(
                 [1e3 * chosen[0]["step_s"] for chosen in found],
                 [mean for mean, _ in points],
-                yerr=[half for _, half in points],
+                yerr=[half for _, half in points] if len(config.seeds) > 1 else None,
                 marker="o" if FAMILIES[family].experts else "s",
                 linestyle="-" if FAMILIES[family].experts else "--",
                 color=COLOURS[family],
@@ -44,12 +45,14 @@ def trade_off_figure(config: Config, rows: Sequence[Row]) -> Figure:
                 label=FAMILIES[family].label,
             )
         axis.set_xscale("log")
+        # Round numbers of milliseconds: a log scale's own ticks may all lie outside so narrow a range.
+        axis.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(ScalarFormatter())
-        axis.tick_params(axis="x", which="both", labelsize=8)
+        axis.tick_params(labelleft=True)  # shared axes hide it on the right
         axis.set_xlabel("time of one training step, ms (log scale)")
         axis.set_title(f"equal {protocol}")
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
     axes[0].set_ylabel("validation loss, nats a token (lower is better)")
     axes[0].legend(frameon=False)
     return figure
@@ -70,18 +73,16 @@ def learning_figure(config: Config, run: Run, rows: Sequence[Row]) -> Figure:
             color=COLOURS[family],
             label=FAMILIES[family].label,
         )
-    axis.set_xlabel(f"{config.budget.clock} seconds of training")
+    axis.set_xlabel("seconds of training, steps × median step time")
     axis.set_ylabel("training loss, nats a token")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     return figure
 
 
-def _smoothed(values: Sequence[float], keep: float = 0.8) -> list[float]:
-    out: list[float] = []
-    for value in values:
-        out.append(value if not out else keep * out[-1] + (1 - keep) * value)
-    return out
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Means over the later half of what was logged so far: narrow where the curve falls, wide where it is flat."""
+    return [statistics.fmean(values[(last + 1) // 2 : last + 1]) for last in range(len(values))]
 
 
 def load_figure(config: Config, rows: Sequence[Row]) -> Figure | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from tenfold.core.catalogue import CATALOGUE
 from tenfold.core.claims import Claim
 from tenfold.core.statistics import paired_t
 from tenfold.lm.tasks import PAPER_TASKS, find_task
@@ -98,20 +99,22 @@ def protocol_table(config: Config, rows: Sequence[Row]) -> list[Row]:
             line = {
                 "model": FAMILIES[family].label,
                 "width": width,
-                "parameters": first["params_total"],
-                "active": first["params_active"],
-                "step ms": 1e3 * first["step_s"],
-                "step time / dense": first["step_s"] / reference[0]["step_s"],
-                "budget s": first["budget_s"],
-                "seconds used / dense": statistics.fmean(row["seconds"] for row in equal_seconds)
-                / statistics.fmean(row["seconds"] for row in reference),
-                "tokens / dense parameter": first["tokens"] / reference[0]["params_total"],
                 "loss, equal seconds": _plus_minus([row["loss"] for row in equal_seconds]),
             }
             if "tokens" in config.protocols:
                 # The dense model trains for its own tokens in its own seconds: one run serves both protocols.
                 chosen = select(rows, family=family, width=width, protocol="tokens" if family != "dense" else "seconds")
                 line["loss, equal tokens"] = _plus_minus([row["loss"] for row in chosen]) if chosen else None
+            line |= {
+                "step ms": 1e3 * first["step_s"],
+                "step time / dense": first["step_s"] / reference[0]["step_s"],
+                "parameters": first["params_total"],
+                "active": first["params_active"],
+                "budget s": first["budget_s"],
+                "seconds used / dense": statistics.fmean(row["seconds"] for row in equal_seconds)
+                / statistics.fmean(row["seconds"] for row in reference),
+                "tokens / dense parameter": first["tokens"] / reference[0]["params_total"],
+            }
             line["bits / byte"] = statistics.fmean(row["bits_per_byte"] for row in equal_seconds)
             if FAMILIES[family].experts:
                 line["load entropy"] = statistics.fmean(row["load_entropy"] for row in equal_seconds)
@@ -120,8 +123,12 @@ def protocol_table(config: Config, rows: Sequence[Row]) -> list[Row]:
 
 
 def _plus_minus(values: Sequence[float], digits: int = 4) -> str:
+    """The mean and its 95 % interval; seeds that all agree have none, and that is said."""
     mean, half = mean_and_half_width(values)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}" if half else f"{mean:.{digits}f}"
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    agree = min(values) == max(values)
+    return f"{mean:.{digits}f} (all seeds)" if agree else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def speed_table(config: Config, rows: Sequence[Row]) -> list[Row]:
@@ -162,25 +169,46 @@ def step_time_at_loss(curve: Sequence[tuple[float, float]], loss: float) -> floa
 
 
 def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
-    """The paper's thirteen tasks (and two more) at the largest width, accuracy over seeds; n/a with the reason."""
-    width = config.widths[-1]
-    names = [*PAPER_TASKS, *(name for name in ("openbookqa", "blimp") if name not in PAPER_TASKS)]
-    lines = []
-    for name in names:
-        line: Row = {"task": name, "shots": find_task(name).paper_shots or 0}
-        for family in config.families:
-            found = [
-                row["scores"].get(name, {}) for row in select(rows, family=family, width=width, protocol="seconds")
-            ]
-            if all("acc" in score for score in found) and found:
-                line[FAMILIES[family].label] = _plus_minus([100 * score["acc"] for score in found], 1)
-                line["items"] = found[0]["n"]
-            else:
-                line[FAMILIES[family].label] = "n/a"
-                line["why n/a"] = found[0].get("reason", "not asked for") if found else "not asked for"
-        line["paper"] = "n/a"
-        lines.append(line)
-    return lines
+    """The paper's thirteen tasks (and two more) at the largest width, accuracy over seeds.
+
+    Tasks that no model has a score of stand together, one line a reason.
+    """
+    chosen = {
+        family: select(rows, family=family, width=config.widths[-1], protocol="seconds") for family in config.families
+    }
+    lines: list[Row] = []
+    missing: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*PAPER_TASKS, "openbookqa", "blimp")):
+        scores = {family: [row["scores"].get(name, {}) for row in same] for family, same in chosen.items()}
+        found = [score for same in scores.values() for score in same]
+        reason = next((_how_to_get(name, score) for score in found if "acc" not in score), None)
+        if not any("acc" in score for score in found):
+            missing.setdefault(reason or "not asked for", []).append(name)
+            continue
+        cells = {
+            FAMILIES[family].label: _plus_minus([100 * score["acc"] for score in same], 1)
+            if all("acc" in score for score in same)
+            else "n/a"
+            for family, same in scores.items()
+        }
+        items = next(score["n"] for score in found if "acc" in score)
+        lines.append(_score_line([name], items, cells, reason))
+    absent = {FAMILIES[family].label: "n/a" for family in config.families}
+    return lines + [_score_line(names, None, absent, reason) for reason, names in missing.items()]
+
+
+def _score_line(names: Sequence[str], items: int | None, cells: dict[str, str], reason: str | None) -> Row:
+    shots = ", ".join(map(str, dict.fromkeys(find_task(name).paper_shots or 0 for name in names)))
+    return {"task": ", ".join(names), "shots": shots, "items": items, **cells, "paper": "n/a", "why n/a": reason}
+
+
+def _how_to_get(task: str, score: Row) -> str:
+    """Why a task has no score, and for want of data the command that brings them."""
+    reason: str = score.get("reason", "not asked for")
+    if reason != "no data":
+        return reason
+    public = any(row.file in find_task(task).paths() for row in CATALOGUE.values())
+    return f"no data; {'tenfold data get evaluation' if public else 'bring your own in the folder TENFOLD_DATA'}"
 
 
 def summary(config: Config, rows: Sequence[Row], source: str) -> str:
@@ -193,7 +221,7 @@ def summary(config: Config, rows: Sequence[Row], source: str) -> str:
             loss = statistics.fmean(row["loss"] for row in select(rows, family=family, width=width, protocol="seconds"))
             if loss < best:
                 best_name, best = family, loss
-    sentence = f"Text: {source}. {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}, {len(config.widths)} widths. "
+    sentence = f"Text: {source}. {_counted(config.seeds, 'seed')}, {_counted(config.widths, 'width')}. "
     if not best_name:
         return sentence + "No sparse family was asked for."
     order = "below" if best < dense else "above"
@@ -208,6 +236,10 @@ def summary(config: Config, rows: Sequence[Row], source: str) -> str:
         f"{sentence}At equal seconds and width {width} the best MoE ({FAMILIES[best_name].label}) ends {abs(best - dense):.4f} nats "
         f"{order} dense ({best:.4f} against {dense:.4f}). {verdict}"
     )
+
+
+def _counted(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 def beside_the_paper(config: Config, rows: Sequence[Row]) -> list[Row]:

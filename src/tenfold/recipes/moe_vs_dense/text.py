@@ -60,6 +60,9 @@ def _documents(data: Data) -> tuple[str, list[Document]]:
     if source == "stdlib":
         return "source code of the running Python's standard library", stdlib_source()
     if source == "files":
+        for path in data.text:
+            if path.is_dir():
+                raise UserError(f"text: {path} is a folder; name files: .txt, .jsonl or .jsonl.gz")
         return ", ".join(path.name for path in data.text), load_texts(data.text)
     root = data_path(ENGLISH).parents[1]
     return "six novels and 2000 film reviews (English)", english_texts(root)[0]

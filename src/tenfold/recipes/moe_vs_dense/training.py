@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from tenfold.core import checkpoint
 from tenfold.core.fit import Every, TrainState, fit, train_step
 from tenfold.core.flops import measure_peak
+from tenfold.core.jobs import advance
 from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main, maximum, shard
 from tenfold.core.optim import Schedule, adamw
 from tenfold.core.run import Run
@@ -27,7 +28,6 @@ from tenfold.lm.tasks import PAPER_TASKS, NotAvailable, find_task
 from tenfold.nn.moe import collect_aux
 from tenfold.nn.moe_parallel import gather_state, load_full_state
 from tenfold.recipes.moe_vs_dense.config import Config
-from tenfold.recipes.moe_vs_dense.jobs import advance
 from tenfold.recipes.moe_vs_dense.text import Text, load_text
 from tenfold.text.corpus import TokenWindows
 
@@ -184,7 +184,7 @@ def finish(config: Config, run: Run, job: Job, state: TrainState | None, text: T
         the job, parameter counts, tokens, seconds really used, losses, scores, loads of the experts.
     """
     if state is None:
-        row: dict[str, Any] = run.load_stage(job.name)
+        row: dict[str, Any] = run.load_stage(job.name, (*asdict(job), "name", "tokens", "seconds", "loss", "scores"))
         return row
     model = whole_model(config, job, state, text)
     if is_main():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from tenfold.lm.planner import plan as plan_step
 from tenfold.lm.pretrained import find
 from tenfold.lm.score import PaperTable, evaluate, paper_rows
 from tenfold.recipes.moe_vs_dense.bench import bench
+from tenfold.recipes.moe_vs_dense.config import need
 from tenfold.text.tokenizer import Tokenizer
 
 
@@ -42,10 +45,16 @@ def plan(
         overlap: share of the gradient reduction hidden behind the backward pass, 0 to 1.
         fully_sharded: parameters and optimizer state split over the data axis (FSDP), not replicated.
     """
-    console = Console()
+    if not shapes:
+        raise ValueError("shapes: got none, need one or more of 1.6B, 6.4B, 12.6B, 29.6B")
+    for name, count in (("experts", experts), ("every", every), ("top_k", top_k), ("devices", devices)):
+        need(name, count, 1, 1 << 20)
+    need("batch_tokens", batch_tokens, 1)
+    # A terminal has a width to keep to; a pipe or a file has none.
+    show: Callable[..., None] = Console().print if sys.stdout.isatty() else print
     for shape in shapes:
         placements = [MoEPlacement(num_experts=experts, every=each, top_k=top_k) for each in every]
-        console.print(
+        show(
             plan_step(
                 shape,
                 placements,
@@ -56,11 +65,12 @@ def plan(
                 fully_sharded=fully_sharded,
             )
         )
-    console.print(str(explain_speedup()))
+        show()
+    show(str(explain_speedup()))
 
 
 def eval_(
-    checkpoint: str,
+    checkpoint: str = "",
     /,
     tasks: tuple[str, ...] = (),
     shots: int = 0,
@@ -77,6 +87,10 @@ def eval_(
         limit: first so many items of each task.
         data: folder of evaluation sets; default TENFOLD_DATA.
     """
+    if not checkpoint:
+        raise ValueError("checkpoint: got none, need a folder, a .gguf file, or a name of `tenfold models list`")
+    need("shots", shots, 0)
+    need("limit", limit if limit is not None else 1, 1)
     folder = find(checkpoint)
     model = Decoder.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = read_gguf_tokenizer(folder) if folder.suffix == ".gguf" else Tokenizer.load(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from tenfold.core.mesh import is_main
 PLAIN_LINE_EVERY = 60.0  # seconds between lines where no terminal can show a bar
 
 _done: Any = None  # seconds of work finished by all processes; set once in each worker
+_interrupted = False  # whether this worker has seen Ctrl-C
 _bar: Any = None  # (progress, task) where the jobs run in this process
 
 
@@ -34,8 +36,36 @@ def advance(seconds: float) -> None:
 def _start_worker(done: Any) -> None:
     global _done
     _done = done
+    signal.signal(signal.SIGINT, _note_interrupt)
+    _mask_interrupt(False)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _mask_interrupt(on: bool) -> None:
+    """Let Ctrl-C wait. A process that starts meanwhile inherits this, so its imports are not torn."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK if on else signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _note_interrupt(number: int, frame: object) -> None:
+    global _interrupted
+    _interrupted = True
+
+
+def _in_worker(job: Callable[..., Any], *arguments: Any) -> Any:
+    """Ctrl-C ends the job that runs and refuses those that already wait in this process; between jobs it is noted."""
+    global _interrupted
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if _interrupted:
+            raise KeyboardInterrupt
+        return job(*arguments)
+    except KeyboardInterrupt:
+        _interrupted = True
+        raise
+    finally:
+        signal.signal(signal.SIGINT, _note_interrupt)
 
 
 def _end_with_parent() -> None:
@@ -78,7 +108,11 @@ def run_jobs(
         ProcessPoolExecutor(min(workers, len(arguments)), context, _start_worker, (done,)) as pool,
     ):
         bar = progress.add_task(title, total=expected_seconds, finished=f"0/{len(arguments)}")
-        futures = [pool.submit(job, *each) for each in arguments]
+        _mask_interrupt(True)
+        try:
+            futures = [pool.submit(_in_worker, job, *each) for each in arguments]  # starts the workers
+        finally:
+            _mask_interrupt(False)
         waiting = set(futures)
         begun = told = time.monotonic()
         try:
@@ -93,8 +127,9 @@ def run_jobs(
                     told, left = now, (now - begun) * (expected_seconds / done.value - 1)
                     share = min(1.0, done.value / expected_seconds)
                     print(f"{title}: {count} done, {share:.0%}, about {max(left, 0) / 60:.0f} min left", flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            # The terminal's Ctrl-C reached the workers too: one that still starts needs `done` until it has noted it.
+            pool.shutdown(wait=isinstance(error, KeyboardInterrupt), cancel_futures=True)
             raise
         progress.update(bar, completed=expected_seconds)
     return [future.result() for future in futures]

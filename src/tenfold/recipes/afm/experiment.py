@@ -1,0 +1,155 @@
+"""The experiment, in the paper's order: text, then core, pruning, distillation, continued and long-context training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch.distributed as dist
+
+from tenfold.core.claims import Result
+from tenfold.core.errors import UserError
+from tenfold.core.jobs import run_jobs
+from tenfold.core.mesh import is_main
+from tenfold.core.run import Run
+from tenfold.recipes.afm import figures, findings
+from tenfold.recipes.afm.chain import device_mesh, step_cost, train_one, trainings, waves
+from tenfold.recipes.afm.config import Config
+from tenfold.recipes.afm.corpus import Corpus, characters, find_text, open_corpus, write_corpus
+from tenfold.recipes.afm.findings import Row
+from tenfold.recipes.afm.sweeps import Trial, best_rates, race_trials, sweep_trials, try_out
+
+
+def check(config: Config) -> None:
+    """Hold a config against this machine, before there is a run folder.
+
+    Raises:
+        UserError: no text, or none that can be read; a rival without what it starts from; comparisons under torchrun.
+    """
+    turns(config)
+    if config.race or config.sweep:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("race, sweep: they train small models on one process each; leave them out under torchrun")
+        characters()
+    find_text(config.data)
+
+
+def train(config: Config, run: Run) -> Result:
+    """Raw text to a model of the final width that reads long rows, each stage beside what it is compared with.
+
+    Source: Gunter et al. 2024, arXiv 2407.21075, sections on pre-training and on the on-device model.
+    """
+    check(config)
+
+    # 1. Text: cleaned, split and encoded once; what was encoded stays with the run.
+    if not run.done("corpus"):
+        write_together(config, run.path / "corpus")
+        run.save_stage("corpus")
+    corpus = open_corpus(run.path / "corpus")
+    check_lengths(config, corpus)
+
+    # 2. The stages and their rivals, those that wait for nobody first.
+    chain = train_chain(config, run, corpus)
+
+    # 3. The optimizer and its rates, on Shakespeare: the first seed tells the best rates, the others take them.
+    race = try_all(config, run, "race", race_trials(config, config.seeds[:1]))
+    race += try_all(config, run, "race", race_trials(config, config.seeds[1:], best_rates(race)))
+    sweep = try_all(config, run, "sweep", sweep_trials(config))
+
+    report(config, run, corpus, chain, race, sweep)
+    return run.finish()
+
+
+def write_together(config: Config, folder: Path) -> None:
+    """`write_corpus` on the main rank, the others wait."""
+    device_mesh()  # starts the process group, where there are several
+    if is_main():
+        write_corpus(config.data, folder)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def check_lengths(config: Config, corpus: Corpus) -> None:
+    """Refuse at once what would stop a later stage.
+
+    Raises:
+        UserError: a source too short for a row of some stage, or none of a stage's sources.
+    """
+    for training in trainings(config).values():
+        stage = getattr(config.stages, training.stage)
+        for name in corpus.shares(stage.mix):
+            if len(corpus.train[name]) <= stage.length:
+                raise UserError(
+                    f"text: {len(corpus.train[name])} tokens of {name}, need {stage.length + 1} for a row of the "
+                    f"{training.stage} stage; give more text, or shorten its rows"
+                )
+    for name in corpus.train:
+        corpus.validation_rows(name, config.stages.core.length, 1)
+    corpus.validation_rows(next(iter(corpus.train)), config.stages.context.length, 1)
+
+
+def turns(config: Config) -> list[list[str]]:
+    """Names of all trainings; those of one turn wait only for earlier turns."""
+    try:
+        return list(waves(trainings(config)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def train_chain(config: Config, run: Run, corpus: Corpus) -> list[Row]:
+    """All trainings of the chain and its rivals with every seed, in turns."""
+    rows: list[Row] = []
+    vocabulary = corpus.tokenizer.vocab_size
+    planned = turns(config)
+    for number, names in enumerate(planned, 1):
+        stages = {name: getattr(config.stages, trainings(config)[name].stage) for name in names}
+        cost = {name: stages[name].steps * step_cost(config, name, vocabulary) for name in names}
+        longest_first = sorted(names, key=lambda name: -cost[name])
+        rows += run_jobs(
+            train_one,
+            [(config, str(run.path), name, seed) for name in longest_first for seed in config.seeds],
+            workers=config.workers,
+            expected_seconds=sum(cost.values()) * len(config.seeds),
+            title=f"turn {number} of {len(planned)}: {', '.join(names)}",
+        )
+    return rows
+
+
+def try_all(config: Config, run: Run, title: str, trials: list[Trial]) -> list[Row]:
+    """Trainings on Shakespeare, side by side."""
+    longest_first = sorted(trials, key=lambda trial: -trial.steps * trial.cost)
+    return run_jobs(
+        try_out,
+        [(config, str(run.path), trial) for trial in longest_first],
+        workers=config.workers,
+        expected_seconds=sum(trial.steps * trial.cost for trial in trials),
+        title=title,
+    )
+
+
+def report(config: Config, run: Run, corpus: Corpus, chain: list[Row], race: list[Row], sweep: list[Row]) -> None:
+    """Summary, figures, tables and claims."""
+    run.text("summary", findings.summary(config, chain, corpus.source))
+    run.figure(
+        "learning",
+        figures.learning_figure(config, run, chain),
+        caption="Training loss over the chain of the first seed. Each stage has its own mixture of text, so losses of "
+        "different stages do not compare; the table does.",
+    )
+    run.table("stages", findings.stage_table(config, chain), note=findings.STAGES_NOTE)
+    if rivals := findings.rival_table(config, chain):
+        run.table("rivals", rivals, note=findings.several_seeds(config))
+    if config.model.wide_ffn:
+        run.figure("pruning", figures.pruning_figure(config, chain), caption=figures.PRUNING_CAPTION)
+    run.figure("positions", figures.position_figure(config, chain), caption=figures.POSITION_CAPTION)
+    if race or sweep:
+        run.figure("rates", figures.rate_figure(config, race, sweep), caption=figures.RATE_CAPTION)
+    if race:
+        run.table("optimizers", findings.race_table(race), note="Validation loss in nats a character.")
+    if sweep:
+        run.table("widths", findings.width_table(config, sweep), note=findings.WIDTHS_NOTE)
+    if corpus.steps:
+        run.table("cleaning", corpus.steps)
+    run.table("beside the paper", findings.beside_the_paper(config, chain, race), note=findings.PAPER_NOTE)
+    for claim in findings.make_claims(config, chain, race, sweep):
+        run.claim(claim)

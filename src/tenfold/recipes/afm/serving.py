@@ -1,0 +1,143 @@
+"""Talk to a model: in the terminal, or as an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from tenfold.core.errors import UserError
+from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
+from tenfold.lm.pretrained import find
+from tenfold.text.messages import Message, Sampling
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def chat(
+    model: Annotated[str, tyro.conf.Positional] = DEFAULT_MODEL,
+    *,
+    system: str = "",
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    max_tokens: int = 512,
+    seed: int | None = None,
+    weights: Literal["float", "int8"] = "float",
+    threads: int | None = None,
+) -> None:
+    """Chat with a model in the terminal; input that is piped in is one question.
+
+    Args:
+        model: a run's models/NAME, any Llama, Qwen3 or Mixtral folder, a .gguf file, or a name that `tenfold models list` shows.
+        system: the system message.
+        temperature: 0 takes the most likely word.
+        top_p: mass of the nucleus that words are drawn from, in (0, 1].
+        max_tokens: of an answer.
+        seed: of the random draws; none: different every time.
+        weights: "int8" reads eight bits a weight: twice the speed or more, a little off.
+        threads: processor threads; none: torch's choice.
+    """
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = find(model)
+    piped = not sys.stdin.isatty()
+    question = sys.stdin.read().strip() if piped else ""
+    if piped and not question:
+        raise UserError("chat: got no question on the standard input")
+    conversation = [Message("system", system)] if system else []
+    with LocalChatModel.from_pretrained(place, max_batch=1, weights=weights) as local:
+        if piped:
+            _answer(local, [*conversation, Message("user", question)], sampling)
+            return
+        print(f"{local.name}: write and press Enter; /new begins anew, /quit or Ctrl-D ends, Ctrl-C stops an answer")
+        begun = list(conversation)
+        while True:
+            try:
+                line = input("\n> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                print()
+                return
+            if line in ("/quit", "/exit"):
+                return
+            if line == "/new":
+                conversation = list(begun)
+                continue
+            if not line:
+                continue
+            asked = [*conversation, Message("user", line)]
+            try:
+                conversation = [*asked, Message("assistant", _answer(local, asked, sampling))]
+            except UserError as error:  # too long, say: the conversation goes on without this turn
+                print(f"error: {error}", file=sys.stderr)
+
+
+def _answer(model: LocalChatModel, conversation: list[Message], sampling: Sampling) -> str:
+    """Print an answer as it is made; Ctrl-C ends it early."""
+    heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+    seeded = Sampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=model.seed(conversation, sampling),
+    )
+    stream = model.submit(model.prompt(conversation, seeded), seeded, heard.put)
+    said = ""
+    try:
+        while True:
+            event = heard.get()
+            if isinstance(event, Piece):
+                said += event.text
+                print(printable(event.text), end="", flush=True)
+            elif isinstance(event, Ending):
+                break
+            else:
+                raise event
+    except KeyboardInterrupt:
+        stream.cancel()
+    print()
+    return said
+
+
+def printable(text: str) -> str:
+    """Text without control characters, so that a model's words cannot steer the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def serve(
+    model: Annotated[str, tyro.conf.Positional] = DEFAULT_MODEL,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    max_batch: int = 64,
+    max_batch_tokens: int = 32768,
+    weights: Literal["float", "int8"] = "float",
+    threads: int | None = None,
+) -> None:
+    """Serve a model to OpenAI's clients: /v1/chat/completions, /v1/completions, /v1/models.
+
+    Args:
+        model: as for `chat`.
+        name: what clients put in the `model` field; none: the folder's name.
+        host: beyond 127.0.0.1 an API key is needed.
+        port: TCP port; 0 takes a free one.
+        api_key: what clients must send; none: the environment's TENFOLD_API_KEY, if set.
+        max_batch: requests answered at a time.
+        max_batch_tokens: tokens of all their prompts and answers in memory.
+        weights: "int8" reads eight bits a weight where one request runs alone.
+        threads: processor threads; none: torch's choice.
+    """
+    from tenfold.lm.serve import serve as serve_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    local = LocalChatModel.from_pretrained(
+        model, name, max_batch=max_batch, max_batch_tokens=max_batch_tokens, weights=weights
+    )
+    serve_model(local, host=host, port=port, api_key=api_key or os.environ.get("TENFOLD_API_KEY"))
