@@ -227,8 +227,8 @@ def test_shakespeare_comparisons_train_every_rate_and_width(
     characters = np.random.default_rng(0).integers(0, 9, 4000)
     monkeypatch.setattr("tenfold.recipes.afm.sweeps.characters", lambda: (characters[:3600], characters[3600:], 9))
     monkeypatch.setattr("tenfold.recipes.afm.experiment.characters", lambda: None)
-    race = OptimizerRace((5e-3, 1e-2), (1e-3, 2e-3), steps=2, rows=2, length=8, warmup=1)
-    sweep = WidthSweep((32, 64), (5e-3, 1e-2, 2e-2), layers=1, steps=2, rows=2, length=8, warmup=1)
+    race = OptimizerRace(2, (5e-3, 1e-2), (1e-3, 2e-3), rows=2, length=8, warmup=1)
+    sweep = WidthSweep(2, (32, 64), (5e-3, 1e-2, 2e-2), layers=1, rows=2, length=8, warmup=1)
     config = replace(config, model=replace(config.model, wide_ffn=0), race=race, sweep=sweep)
     run = Run.create("afm", "tiny", config, tmp_path / "runs")
     result = train(config, run)
@@ -376,7 +376,6 @@ def test_the_best_rate_is_the_vertex_of_a_parabola_and_an_end_stays_an_end() -> 
 
 def test_drift_is_the_largest_distance_from_the_first_width() -> None:
     config = replace(PRESETS["laptop"], seeds=(0, 1))
-    assert config.sweep is not None
     rows = []
     for trial in sweep_trials(config):
         # With the rule the best rate stays at 0.04; without it, it halves with every doubling of the width.
@@ -392,11 +391,11 @@ def test_the_race_takes_each_optimizers_best_rate_of_the_first_seed() -> None:
     config = replace(PRESETS["laptop"], seeds=(0, 1, 2))
     first = [
         {"optimizer": trial.optimizer, "lr": trial.lr, "seed": 0, "loss": 1.7 + abs(trial.lr - best)}
-        for trial, best in ((t, 0.02 if t.optimizer == "adastar" else 1e-3) for t in race_trials(config, (0,)))
+        for trial, best in ((t, 0.01 if t.optimizer == "adastar" else 1e-3) for t in race_trials(config, (0,)))
     ]
-    assert best_rates(first) == {"adastar": 0.02, "adamw": 0.001}
+    assert best_rates(first) == {"adastar": 0.01, "adamw": 0.001}
     others = race_trials(config, (1, 2), best_rates(first))
-    assert [(t.optimizer, t.lr) for t in others] == [("adastar", 0.02), ("adamw", 0.001)] * 2
+    assert [(t.optimizer, t.lr) for t in others] == [("adastar", 0.01), ("adamw", 0.001)] * 2
     rows = first + [{"optimizer": t.optimizer, "lr": t.lr, "seed": t.seed, "loss": 1.69} for t in others]
     bar, parity = race_claims(rows)
     assert bar.value == pytest.approx((1.7 + 1.69 + 1.69) / 3) and bar.baseline == 1.70 and bar.holds is False
@@ -485,6 +484,9 @@ def test_data_prints_what_each_step_dropped(tmp_path: Path, capsys: pytest.Captu
         (["--stages.teacher-weight", "1.5"], "weight: got 1.5"),
         (["--stages.core.optimizer.lr", "0"], "lr: got 0.0"),
         (["--stages.core.mix.prose", "-1"], "prose, code, maths"),
+        (["--sweep.rates", "0.1", "0.2"], "rates: got (0.1, 0.2), need at least three"),
+        (["--sweep.widths", "64"], "widths: got (64,), need at least two"),
+        (["--race.adamw"], "adamw: got"),
         (["--data.vocabulary", "100"], "vocabulary: got 100"),
         (["--data.source", "files"], "text: name files"),
         (["--data.source", "files", "--data.text", "absent.txt"], "text not found: absent.txt"),

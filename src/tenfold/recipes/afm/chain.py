@@ -312,7 +312,7 @@ def what_was_kept(pruner: FFNPruner) -> dict[str, Any]:
     quantiles = torch.linspace(1, 0, 101)
     return {
         "kept_by_norm": kept,
-        "mask_sizes": [mask_F.float().quantile(quantiles).tolist() for mask_F in mask_LF],
+        "mask_sizes": [mask_F.float().quantile(quantiles, interpolation="nearest").tolist() for mask_F in mask_LF],
     }
 
 

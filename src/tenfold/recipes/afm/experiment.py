@@ -27,9 +27,11 @@ def check(config: Config) -> None:
         UserError: no text, or none that can be read; a rival without what it starts from; comparisons under torchrun.
     """
     turns(config)
-    if config.race or config.sweep:
+    if config.race.steps or config.sweep.steps:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("race, sweep: they train small models on one process each; leave them out under torchrun")
+            raise UserError(
+                "race.steps, sweep.steps: under torchrun need 0, since these comparisons train on one process"
+            )
         characters()
     find_text(config.data)
 

@@ -121,7 +121,7 @@ def rate_figure(config: Config, race: Sequence[Row], sweep: Sequence[Row]) -> Fi
         for kind, colour in (("adastar", "#0b6fb8"), ("adamw", "#444444")):
             _rate_line(axis, [row for row in race if row["optimizer"] == kind], colour, kind)
         _rate_axis(axis, "optimizers")
-    if sweep and config.sweep is not None:
+    if sweep:
         axes[1].sharey(axes[0])
         for axis, mup, title in zip(axes, (True, False), ("muP-simple", "one rate for all widths"), strict=True):
             for width, colour in zip(config.sweep.widths, ("#2a9055", "#0b6fb8", "#7a4fb0"), strict=False):

@@ -139,7 +139,7 @@ def race_claims(race: Sequence[Row]) -> list[Claim]:
 
 def width_claims(config: Config, sweep: Sequence[Row]) -> list[Claim]:
     """How far the best rate moves with the width."""
-    if not sweep or config.sweep is None:
+    if not sweep:
         return []
     widths = ", ".join(map(str, config.sweep.widths))
     how = f"factors of two between the best rates of widths {widths}, largest distance from the first; Shakespeare"
@@ -254,7 +254,6 @@ def race_table(race: Sequence[Row]) -> list[Row]:
 
 def width_table(config: Config, sweep: Sequence[Row]) -> list[Row]:
     """Mean loss over seeds of every width and rate, with muP-simple and without, and the drift."""
-    assert config.sweep is not None
     lines = []
     for mup in (True, False):
         for width in config.sweep.widths:

@@ -73,7 +73,7 @@ class Trial:
 def race_trials(config: Config, seeds: tuple[int, ...], best: dict[str, float] | None = None) -> list[Trial]:
     """All rates with the given seeds, or only the best of each optimizer."""
     race = config.race
-    if race is None:
+    if not race.steps:
         return []
     kinds: tuple[Literal["adastar", "adamw"], ...] = ("adastar", "adamw")
     rates = {"adastar": race.adastar, "adamw": race.adamw} if best is None else {k: (v,) for k, v in best.items()}
@@ -97,7 +97,7 @@ def best_rates(rows: Sequence[Row]) -> dict[str, float]:
 def sweep_trials(config: Config) -> list[Trial]:
     """Every width at every rate, with muP-simple and without; at the base width both are one training."""
     sweep = config.sweep
-    if sweep is None:
+    if not sweep.steps:
         return []
     first = Trial(
         "adastar",
@@ -137,7 +137,6 @@ def best_octave(rates: Sequence[float], losses: Sequence[float]) -> float:
 def drifts(config: Config, rows: Sequence[Row], mup: bool) -> list[float]:
     """For each seed the largest distance, in octaves, of a width's best rate from the base width's."""
     sweep = config.sweep
-    assert sweep is not None
     found = []
     for seed in config.seeds:
         best = []
