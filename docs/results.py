@@ -47,13 +47,14 @@ def main() -> None:
     tables = [read_json(run.path / "tables" / f"{i['name']}.json") for i in items if i["kind"] == "table"]
     texts = [item["text"] for item in items if item["kind"] == "text"]
     about = {key: run.about[key] for key in ("command", "machine", "created")}
+    about["command"] = about["command"].split(" --runs-dir")[0]
     name = f"{run.recipe}-{run.preset}"
     kept = {**result, **about, "config": run.config, "texts": texts, "tables": tables}
     (DOCS / "results" / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     lines = [
         *texts,
         "",
-        f"`{about['command'].split(' --runs-dir')[0]}`, {duration(result['seconds'])} on {about['machine']}.",
+        f"`{about['command']}`, {duration(result['seconds'])} on {about['machine']}.",
         "",
     ]
     lines += [*claims_table(result["claims"]), ""]
