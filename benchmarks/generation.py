@@ -21,7 +21,8 @@ from rows import Row, parser, row, write
 
 from tenfold.core.timing import interleaved, ratio
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.engine import Engine, Request
+from tenfold.lm.engine import Engine
+from tenfold.lm.request import Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.text.tokenizer import train_tokenizer
 

@@ -74,6 +74,15 @@ def test_choices_are_the_only_answers(model: LocalChatModel) -> None:
     assert len(said) > 1
 
 
+def test_a_biased_token_wins_and_penalties_keep_it_from_coming_again(model: LocalChatModel) -> None:
+    always = say(model, USER, logit_bias={"70": 100.0})[0].token_ids
+    assert set(always) == {70}
+    greedy = {"temperature": 0, "max_tokens": 60, "min_tokens": 60}
+    penalised = say(model, USER, frequency_penalty=2.0, presence_penalty=2.0, **greedy)[0].token_ids
+    plain = say(model, USER, **greedy)[0].token_ids
+    assert len(set(penalised)) > len(set(plain))
+
+
 def test_tools_go_into_the_prompt_and_a_forced_call_is_begun(model: LocalChatModel, tokenizer: Tokenizer) -> None:
     plain = tokenizer.decode(model.prompt([USER]))
     assert '"add"' not in plain
@@ -101,8 +110,8 @@ def test_bad_requests(model: LocalChatModel) -> None:
         say(model, Message("user", "look", images=(b"x",)))
     with pytest.raises(ContextLengthError, match="the model reads at most 512 with its answer"):
         say(model, Message("user", "no " * 600))
-    with pytest.raises(UserError, match="response_format 'json_object' is not supported"):
-        say(model, USER, response_format={"type": "json_object"})
+    with pytest.raises(UserError, match="response_format: got type 'xml'"):
+        say(model, USER, response_format={"type": "xml"})
     with pytest.raises(ValueError, match="n: got 0"):
         say(model, USER, n=0)
 

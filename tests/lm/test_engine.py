@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.engine import Engine, EngineBusyError, EngineClosedError, Finished, NewToken, Request, request_seed
+from tenfold.lm.engine import Engine, EngineBusyError, EngineClosedError, request_seed
 from tenfold.lm.generate import generate
+from tenfold.lm.request import Finished, NewToken, Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.lm.slots import Slots
 from tenfold.nn.moe import MoEConfig

@@ -20,6 +20,7 @@ from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.serve import ServerLimits, _EventStream, _Job, create_app, serve
 from tenfold.lm.serve_format import ChatBody
+from tenfold.text.chat import EndpointChatModel, Message, Sampling, complete_all
 from tenfold.text.tokenizer import train_tokenizer
 
 KEY = "sk-secret"
@@ -89,6 +90,22 @@ def test_chat_streamed_and_whole_say_the_same(client: openai.OpenAI) -> None:
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+
+def test_json_schemas_and_the_choices_of_our_own_client(url: str, client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    form: dict = {"type": "json_schema", "json_schema": {"name": "digit", "schema": schema}}
+    said = client.chat.completions.create(model="tiny", messages=[USER], response_format=form)  # type: ignore[list-item]
+    assert 0 <= json.loads(said.choices[0].message.content or "")["n"] <= 9
+    asking = EndpointChatModel("tiny", f"{url}/v1", KEY)
+    question, sampling = [Message("user", "Which?")], Sampling(choices=("left", "right"), temperature=3.0)
+    replies = complete_all(asking, [question], sampling, n=8)[0]
+    assert {reply.text for reply in replies} <= {"left", "right"}
 
 
 def test_several_answers_with_probabilities(client: openai.OpenAI) -> None:
@@ -282,7 +299,13 @@ BAD_CHATS: list[tuple[object, int, str]] = [
     ({"messages": [USER], "tools": [{}]}, 400, "tools[0]: need"),
     ({"messages": [USER], "tools": [TOOL], "tool_choice": "add"}, 400, "tool_choice: need"),
     ({"messages": [USER], "logprobs": True, "top_logprobs": 50}, 400, "top_logprobs: got 50"),
-    ({"messages": [USER], "response_format": {"type": "json_object"}}, 400, "response_format 'json_object'"),
+    ({"messages": [USER], "response_format": "json"}, 400, "response_format: got str"),
+    ({"messages": [USER], "response_format": {"type": "xml"}}, 400, "response_format: got type 'xml'"),
+    ({"messages": [USER], "response_format": {"type": "json_schema"}}, 400, "response_format: json_schema needs"),
+    ({"messages": [USER], "presence_penalty": 3}, 400, "presence_penalty: got 3"),
+    ({"messages": [USER], "logit_bias": {"a": 1}}, 400, "logit_bias: need an object of token ids"),
+    ({"messages": [USER], "logit_bias": {"1": 101}}, 400, "logit_bias: need at most 1024"),
+    ({"messages": [USER], "logit_bias": {"999999": 1}}, 400, "logit_bias: tiny has tokens 0.."),
     ({"messages": [{"role": "user", "content": "no " * 4100}]}, 400, "the model reads at most 4096"),
 ]
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.engine import Engine, Request
+from tenfold.lm.engine import Engine
 from tenfold.lm.generate import generate
 from tenfold.lm.kv_cache import KVCache
+from tenfold.lm.request import Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.lm.stepper import Compiled, PackedLinear, RowLinear, Stepper, Weights
 from tenfold.nn.moe import MoEConfig, dropless

@@ -58,6 +58,7 @@ def test_every_field_of_the_sampling_is_in_the_key(field: str) -> None:
     other: dict[str, Any] = {
         "temperature": 0.5, "top_p": 0.5, "top_k": 3, "max_tokens": 9, "min_tokens": 1, "stop": ("x",), "seed": 0, "logprobs": True,
         "response_format": {"type": "json_object"}, "tools": ({"a": 1},), "tool_choice": "auto", "choices": ("a",),
+        "presence_penalty": 1.0, "frequency_penalty": 1.0, "logit_bias": {"1": 1.0},
     }  # fmt: skip
     needed: dict[str, Any] = {"tools": ({"a": 1},)} if field == "tool_choice" else {}
     keys = [request_key("m", [], Sampling(**needed)), request_key("m", [], Sampling(**{**needed, field: other[field]}))]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ def paired_t(differences: ArrayLike, confidence: float = 0.95) -> Interval:
         differences: one a seed, at least 2, finite; five or more where a claim hangs on it.
         confidence: in (0, 1).
     """
+    from scipy import stats  # a second to import; most commands never need it
+
     values = _finite(differences, "differences")
     _check_confidence(confidence)
     if len(values) < 2:
@@ -106,6 +107,8 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
+    from scipy import stats  # a second to import; most commands never need it
+
     if n < 1 or not 0 <= k <= n:
         raise ValueError(f"k, n: got {k}, {n}, need 0 <= k <= n and n >= 1")
     _check_confidence(confidence)
@@ -119,6 +122,8 @@ def mcnemar(b: int, c: int) -> McNemar:
     Args:
         b, c: items that only the first, only the second of two systems had right.
     """
+    from scipy import stats  # a second to import; most commands never need it
+
     if b < 0 or c < 0:
         raise ValueError(f"b, c: got {b}, {c}, need counts >= 0")
     return McNemar(b, c, 1.0 if b + c == 0 else float(stats.binomtest(b, b + c, 0.5).pvalue))

@@ -17,8 +17,10 @@ import torch
 from tenfold.core.errors import UserError
 from tenfold.core.threads import release_compute_threads
 from tenfold.lm.decoder import Decoder
-from tenfold.lm.engine import Engine, Event, Finished, NewToken, Request, TokenStream, request_seed
+from tenfold.lm.engine import Engine, TokenStream, request_seed
+from tenfold.lm.request import Event, Finished, Form, NewToken, Request
 from tenfold.lm.sampling import SamplingRule
+from tenfold.lm.structured import JsonForms
 from tenfold.text.endpoint_errors import ContextLengthError
 from tenfold.text.messages import SAMPLING, Message, Reply, Sampling, Usage
 from tenfold.text.text_stream import TextStream
@@ -75,6 +77,7 @@ class LocalChatModel:
         self.engine = Engine(model, **engine)
         release_compute_threads()  # the engine computes in a thread of its own
         self._ends = frozenset(id for id in (tokenizer.end_id, tokenizer.eos_id) if id is not None)
+        self._json = JsonForms(tokenizer, min(self._ends)) if self._ends else None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, name: str | None = None, **engine: Any) -> LocalChatModel:
@@ -91,7 +94,8 @@ class LocalChatModel:
         """n replies, independent draws.
 
         Raises:
-            UserError: pictures, a response format, or a conversation longer than the model reads (ContextLengthError).
+            UserError: pictures, a schema that cannot be kept to, or a conversation longer than the model reads
+                (ContextLengthError).
         """
         if n < 1:
             raise ValueError(f"n: got {n}, need at least 1")
@@ -151,17 +155,13 @@ class LocalChatModel:
             top_logprobs: as in `engine.Request`; `sampling.logprobs` asks for 0 of them.
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
-            UserError: a response format, which needs a grammar.
+            UserError: a response format that cannot be kept to.
             EngineBusyError: too many requests wait.
         """
         room = min(self.engine.model.cfg.max_len, self.engine.capacity) - len(ids)
         if room < 1:
             raise ContextLengthError(
                 f"{self.name}: the prompt has {len(ids)} tokens, the model reads at most {len(ids) + room} with its answer"
-            )
-        if sampling.response_format is not None and sampling.response_format.get("type") != "text":
-            raise UserError(
-                f"{self.name}: response_format {sampling.response_format.get('type')!r} is not supported here"
             )
         text = TextStream(self.tokenizer, sampling.stop)
         made: list[NewToken] = []
@@ -191,6 +191,9 @@ class LocalChatModel:
             top_logprobs=0 if sampling.logprobs and top_logprobs is None else top_logprobs,
             allowed=self._form(sampling),
             until=until if sampling.stop else None,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            bias=self._bias(sampling),
         )
         return self.engine.submit(request, listen)
 
@@ -206,8 +209,18 @@ class LocalChatModel:
     ) -> None:
         self.close()
 
-    def _form(self, sampling: Sampling) -> Callable[[list[int]], Sequence[int] | None] | None:
-        """The tokens that may follow where the answer is one of several strings, or must begin as a call of a tool."""
+    def _bias(self, sampling: Sampling) -> dict[int, float]:
+        bias = {int(token): value for token, value in (sampling.logit_bias or {}).items()}
+        if bias and not 0 <= min(bias) <= max(bias) < self.engine.model.cfg.vocab_size:
+            raise UserError(f"logit_bias: {self.name} has tokens 0..{self.engine.model.cfg.vocab_size - 1}")
+        return bias
+
+    def _form(self, sampling: Sampling) -> Form | None:
+        """The tokens that may follow where the answer has a form: JSON, one of several strings, or a call of a tool."""
+        if sampling.response_format is not None:
+            if self._json is None:
+                raise UserError(f"{self.name}: response_format needs an end-of-turn token, the tokenizer has none")
+            return self._json(sampling.response_format)
         if sampling.choices is not None:
             if not self._ends:
                 raise UserError(f"{self.name}: choices need an end-of-turn token, the tokenizer has none")

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from tenfold.lm.sampling import SamplingRule, draw_rows
+from tenfold.lm.request import Event, Finish, Finished, NewToken, Request, masked_logits, reported
+from tenfold.lm.sampling import draw_rows
 from tenfold.lm.slots import Slots
 from tenfold.lm.stepper import Compiled, Stepper, Weights
 from tenfold.nn.moe import dropless
@@ -27,71 +28,7 @@ if TYPE_CHECKING:
     from tenfold.lm.decoder import Decoder
     from tenfold.lm.kv_cache import KVCache
 
-Finish = Literal["stop", "length", "cancelled"]
 REUSE = 16  # tokens that a kept prefix must save before it is worth moving
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to continue and how.
-
-    Args:
-        ids: the prompt's token ids, at least one.
-        max_new_tokens: the most tokens to add.
-        rule: temperature, top_k, top_p.
-        stop: token ids that end the answer (the last token handed out).
-        min_new_tokens: before so many tokens no stop token is drawn.
-        seed: of this request's random numbers; they depend on nothing else.
-        top_logprobs: how many most likely tokens to report beside each chosen one; None reports no probabilities.
-        allowed: of the tokens so far, the ids that may follow (None: any); for answers of a given form.
-        until: called with every new token; True ends the answer behind it, say since its text holds a stop string.
-    """
-
-    ids: Sequence[int]
-    max_new_tokens: int
-    rule: SamplingRule = field(default_factory=SamplingRule)
-    stop: frozenset[int] = frozenset()
-    min_new_tokens: int = 0
-    seed: int = 0
-    top_logprobs: int | None = None
-    allowed: Callable[[list[int]], Sequence[int] | None] | None = None
-    until: Callable[[int], bool] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.ids:
-            raise ValueError("ids: got an empty prompt, need at least one token")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: got {self.max_new_tokens}, need at least 1")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(f"min_new_tokens: got {self.min_new_tokens}, need 0..{self.max_new_tokens}")
-        if self.top_logprobs is not None and self.top_logprobs < 0:
-            raise ValueError(f"top_logprobs: got {self.top_logprobs}, need 0 or more")
-
-
-@dataclass(frozen=True)
-class NewToken:
-    """One token of an answer.
-
-    Attributes:
-        id: the token.
-        logprob: ln p under the model at temperature 1, unfiltered; None unless asked for.
-        top: the most likely tokens and their ln p, likeliest first.
-    """
-
-    id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end of an answer: why, and how many prompt tokens had not to be computed."""
-
-    reason: Finish
-    cached_tokens: int = 0
-
-
-Event = NewToken | Finished | BaseException
 
 
 class TokenStream:
@@ -413,10 +350,10 @@ class Engine:
     def _choose(self, logits_BV: Tensor, rows: list[_Row]) -> None:
         """Draw a token for each row, hand it out, and let rows that are done leave."""
         logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
-        masked_BV = self._masked(logits_BV, rows)
+        masked_BV = masked_logits(logits_BV, [(row.request, row.new) for row in rows])
         points = [torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows]
         tokens = draw_rows(masked_BV, [row.request.rule for row in rows], torch.stack(points)).tolist()
-        reports = _logprobs(logits_BV, rows, tokens)
+        reports = reported(logits_BV, [row.request for row in rows], tokens)
         for row, token, report in zip(rows, tokens, reports, strict=True):
             row.new.append(token)
             try:
@@ -429,24 +366,6 @@ class Engine:
                 self._leave(row, "stop")
             elif len(row.new) >= row.request.max_new_tokens:
                 self._leave(row, "length")
-
-    def _masked(self, logits_BV: Tensor, rows: list[_Row]) -> Tensor:
-        """Logits with -inf where a row's form or minimum length forbids a token."""
-        masked = logits_BV
-        for i, row in enumerate(rows):
-            request = row.request
-            allowed = None if request.allowed is None else request.allowed(row.new)
-            barred = len(row.new) < request.min_new_tokens and request.stop
-            if (allowed is not None or barred) and masked is logits_BV:
-                masked = logits_BV.clone()
-            if allowed is not None:
-                index = torch.tensor(list(allowed), device=masked.device)
-                kept = logits_BV[i, index]
-                masked[i] = float("-inf")
-                masked[i, index] = kept
-            elif barred:
-                masked[i, torch.tensor(sorted(request.stop), device=masked.device)] = float("-inf")
-        return masked
 
     def _leave(self, row: _Row, reason: Finish | Exception) -> None:
         """Take a row out; the last running row moves into its slot, what it computed stays for later prompts."""
@@ -505,16 +424,3 @@ def _finish(stream: TokenStream, reason: Finish | Exception, reused: int) -> Non
     stream.finish = event if isinstance(event, Finished) else None
     with contextlib.suppress(Exception):  # a listener whose event loop is gone: nobody is left to tell
         stream._emit(event)
-
-
-def _logprobs(logits_BV: Tensor, rows: Sequence[_Row], tokens: Sequence[int]) -> list[NewToken]:
-    asked = [i for i, row in enumerate(rows) if row.request.top_logprobs is not None]
-    reports = [NewToken(token) for token in tokens]
-    if asked:
-        log_AV = logits_BV[asked].log_softmax(-1)
-        for i, log_V in zip(asked, log_AV, strict=True):
-            count = rows[i].request.top_logprobs or 0
-            values, index = log_V.topk(count) if count else (log_V[:0], torch.empty(0, dtype=torch.int64))
-            top = tuple(zip(index.tolist(), values.tolist(), strict=True))
-            reports[i] = NewToken(tokens[i], float(log_V[tokens[i]]), top)
-    return reports

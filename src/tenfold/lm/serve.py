@@ -15,7 +15,8 @@ from typing import Any
 
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
-from tenfold.lm.engine import EngineBusyError, EngineClosedError, NewToken, TokenStream
+from tenfold.lm.engine import EngineBusyError, EngineClosedError, TokenStream
+from tenfold.lm.request import NewToken
 from tenfold.lm.serve_format import (
     ApiError,
     ChatBody,

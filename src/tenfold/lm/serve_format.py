@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenfold.lm.chat import Ending
-from tenfold.lm.engine import NewToken
+from tenfold.lm.request import NewToken
 from tenfold.text.messages import Message, Sampling, ToolCall
 from tenfold.text.tokenizer import Tokenizer
 from tenfold.text.tool_calls import parse_tool_calls
@@ -94,7 +94,14 @@ class ChatBody(_Body):
                 )
         return cls(
             messages=_messages(body),
-            **_shared(body, most, top, tools=tools, tool_choice=choice, response_format=body.get("response_format")),
+            **_shared(
+                body,
+                most,
+                top,
+                tools=tools,
+                tool_choice=choice,
+                response_format=_get(body, "response_format", dict, None),
+            ),
         )
 
 
@@ -146,6 +153,9 @@ def _shared(body: Mapping[str, Any], most: int, top_logprobs: int | None, **more
             stop=tuple(stop),
             seed=_number(body, "seed", int, None, -(2**63), 2**63 - 1),
             logprobs=top_logprobs is not None,
+            presence_penalty=_number(body, "presence_penalty", float, 0.0, -2, 2),
+            frequency_penalty=_number(body, "frequency_penalty", float, 0.0, -2, 2),
+            logit_bias=_get(body, "logit_bias", dict, None),
             **more,
         )
     except ValueError as error:

@@ -49,6 +49,9 @@ def request_body(model: str, messages: Sequence[Message], sampling: Sampling, n:
         "seed": sampling.seed,
         "logprobs": (True if api == "chat" else 1) if sampling.logprobs else None,
         "response_format": _choice_format(sampling.choices) if sampling.choices else sampling.response_format,
+        "presence_penalty": sampling.presence_penalty or None,
+        "frequency_penalty": sampling.frequency_penalty or None,
+        "logit_bias": sampling.logit_bias,
         "tools": list(sampling.tools) or None,
         "tool_choice": sampling.tool_choice,
     }

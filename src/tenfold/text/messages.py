@@ -75,6 +75,9 @@ class Sampling:
         tools: tools the model may call, as OpenAI writes them.
         tool_choice: "auto", "none", "required" or one tool as OpenAI writes it.
         choices: the reply is one of these strings.
+        presence_penalty, frequency_penalty: taken off the logit of a token that the reply holds already, once and for
+            each time; in -2..2.
+        logit_bias: added to the logits of tokens, by their ids; each in -100..100.
     """
 
     temperature: float = 1.0
@@ -89,6 +92,9 @@ class Sampling:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
     choices: tuple[str, ...] | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -113,11 +119,36 @@ class Sampling:
                 raise ValueError("choices: got tools or response_format too, need one kind of restriction")
         if self.tool_choice is not None and not self.tools:
             raise ValueError(f"tool_choice: got {self.tool_choice!r} without tools, need tools")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ValueError(f"{name}: got {getattr(self, name)}, need -2..2")
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         # Equal settings must compare equal and have one cache key however they were written.
-        for name, kind in (("temperature", float), ("top_p", float), ("stop", tuple), ("tools", tuple)):
+        for name, kind in (
+            ("temperature", float),
+            ("top_p", float),
+            ("stop", tuple),
+            ("tools", tuple),
+            ("presence_penalty", float),
+            ("frequency_penalty", float),
+        ):
             object.__setattr__(self, name, kind(getattr(self, name)))
         for name in ("response_format", "tools", "tool_choice"):
             object.__setattr__(self, name, _json_copy(name, getattr(self, name)))
+
+
+def _biases(given: Any) -> dict[str, float]:
+    """Token ids as JSON spells them, in order."""
+    try:
+        biases = {
+            str(int(token)): float(value) for token, value in sorted(given.items(), key=lambda item: int(item[0]))
+        }
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("logit_bias: need an object of token ids and numbers") from None
+    if len(biases) > 1024 or not all(-100 <= value <= 100 for value in biases.values()):
+        raise ValueError("logit_bias: need at most 1024 tokens, each with a number in -100..100")
+    return biases
 
 
 def _json_copy(name: str, value: Any) -> Any:

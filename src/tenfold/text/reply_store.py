@@ -29,11 +29,16 @@ CREATE TABLE models (identity TEXT PRIMARY KEY, name TEXT);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
+_LATER = ("presence_penalty", "frequency_penalty", "logit_bias")
 
 
 def request_key(identity: str, messages: Sequence[Message], sampling: Sampling) -> bytes:
-    """The SHA-256 of a request: of the model, the messages and every field of the sampling."""
-    whole = [identity, list(messages), sampling]
+    """The SHA-256 of a request: of the model, the messages and every field of the sampling.
+
+    A field that is younger than the first stores counts only where it is set, so that their keys stay what they were.
+    """
+    drawn = {name: value for name, value in vars(sampling).items() if value or name not in _LATER}
+    whole = [identity, list(messages), drawn]
     return hashlib.sha256(json.dumps(whole, default=_plain, sort_keys=True).encode()).digest()
 
 
@@ -163,7 +168,7 @@ class ReplyStore:
 
 def _plain(value: Any) -> Any:
     """What JSON cannot write by itself."""
-    if isinstance(value, Message | Sampling | ToolCall):
+    if isinstance(value, Message | ToolCall):
         return vars(value)
     assert isinstance(value, bytes)  # a picture
     return {"bytes": base64.b64encode(value).decode()}

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -44,7 +44,7 @@ class Training:
 
     Args:
         stage: whose schedule it follows.
-        start: the training whose model it goes on with; None: random weights.
+        start: the training whose model it goes on with; None: random weights, which learn at core training's rate.
         teaching: what it learns beside the true tokens, "chain" being what the config says; the teacher is the model of
             core training.
         method: what ranks the units where it prunes.
@@ -196,12 +196,15 @@ def build(
     if mesh is not None:
         shard(module, mesh)
     rank, world = batch_coordinate(mesh)
+    settings = stage.optimizer
+    if training.start is None:
+        settings = replace(config.stages.core.optimizer, warmup=settings.warmup)
     # Another order in every stage, the same for all rivals in it.
     order = 1000 * seed + 100 * list(CHAIN).index(training.stage)
     state = TrainState(
         model=module,
-        optimizer=stage.optimizer.build(model, () if pruner is None else pruner.score_groups()),
-        schedule=stage.optimizer.schedule(stage.steps),
+        optimizer=settings.build(model, () if pruner is None else pruner.score_groups()),
+        schedule=settings.schedule(stage.steps),
         stream=corpus.batches(stage, order, rank=rank, world=world),
         seed=seed,
     )

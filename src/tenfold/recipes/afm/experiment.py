@@ -12,7 +12,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.jobs import run_jobs
 from tenfold.core.mesh import is_main
 from tenfold.core.run import Run
-from tenfold.recipes.afm import figures, findings
+from tenfold.recipes.afm import findings
 from tenfold.recipes.afm.chain import device_mesh, step_cost, train_one, trainings, waves
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.corpus import Corpus, characters, find_text, open_corpus, write_corpus
@@ -131,6 +131,8 @@ def try_all(config: Config, run: Run, title: str, trials: list[Trial]) -> list[R
 
 def report(config: Config, run: Run, corpus: Corpus, chain: list[Row], race: list[Row], sweep: list[Row]) -> None:
     """Summary, figures, tables and claims."""
+    from tenfold.recipes.afm import figures  # matplotlib takes a second to import
+
     run.text("summary", findings.summary(config, chain, corpus.source))
     run.figure(
         "learning",
