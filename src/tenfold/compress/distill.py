@@ -5,20 +5,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tenfold.core.atomic import write_atomic
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.loglikelihood import scoring_mode
-from tenfold.lm.loss import IGNORED, LMLoss, token_losses
-from tenfold.nn.moe import moe_layers
+from tenfold.lm.loss import LMLoss, with_lesson
 
 Batch = Mapping[str, Tensor]
 LABELS = "teacher_top1"  # name of the teacher's labels in a batch
@@ -53,6 +52,7 @@ def distill_top1_loss(
     labels_of = CachedLabels(teacher, cache) if teacher is not None and cache is not None else None
 
     def taught(logits_NV: Tensor, lse_N: Tensor, batch: Batch) -> Tensor:
+        _check_vocabulary(teacher, logits_NV)
         if labels_of is not None:
             labels = labels_of(batch)
         elif teacher is not None:
@@ -63,7 +63,7 @@ def distill_top1_loss(
             raise ValueError(f"batch: no {LABELS}; add the teacher's labels, or give the loss a teacher")
         return lse_N - logits_NV.gather(1, labels.reshape(-1, 1)).squeeze(1).to(lse_N.dtype)
 
-    return _mixed_loss(teacher, taught, teacher_weight, z_loss)
+    return with_lesson(taught, teacher_weight, z_loss)
 
 
 def distill_kl_loss(
@@ -85,9 +85,10 @@ def distill_kl_loss(
         raise ValueError(f"temperature: got {temperature}, need > 0")
 
     def taught(logits_NV: Tensor, lse_N: Tensor, batch: Batch) -> Tensor:
+        _check_vocabulary(teacher, logits_NV)
         return temperature**2 * kl_divergence(logits_NV, teacher_logits(teacher, batch).flatten(0, -2), temperature)
 
-    return _mixed_loss(teacher, taught, teacher_weight, z_loss)
+    return with_lesson(taught, teacher_weight, z_loss)
 
 
 def teacher_logits(teacher: Decoder, batch: Batch) -> Tensor:
@@ -133,42 +134,6 @@ class CachedLabels:
         return fresh
 
 
-def _mixed_loss(
-    teacher: Decoder | None, taught: Callable[[Tensor, Tensor, Batch], Tensor], teacher_weight: float, z_loss: float
-) -> LMLoss:
-    """(1 - w) · cross-entropy + w · taught, means over the batch's targets, and the further terms of `lm_loss`."""
-
-    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if missing := {"ids", "targets"} - set(batch):
-            raise ValueError(f"batch: no {', '.join(sorted(missing))}; got {', '.join(sorted(batch))}")
-        logits = model(batch["ids"], positions=batch.get("positions"), segments=batch.get("segments"))
-        if teacher is not None and teacher.cfg.vocab_size != logits.shape[-1]:
-            raise ValueError(
-                f"teacher: got a vocabulary of {teacher.cfg.vocab_size}, need {logits.shape[-1]} as the student has; "
-                "train both with one tokenizer"
-            )
-        logits_NV, targets_N = logits.flatten(0, -2), batch["targets"].flatten()
-        ce_N, lse_N = token_losses(logits_NV, targets_N)
-        weight = (targets_N != IGNORED).sum()
-        count = weight.clamp(min=1)  # a share of the batch without any target adds 0
-        total = ce = ce_N.sum() / count
-        metrics = {"ce": ce.detach(), "weight": weight}
-        if teacher_weight:
-            lesson = taught(logits_NV, lse_N, batch).where(targets_N != IGNORED, 0).sum() / count
-            total = (1 - teacher_weight) * ce + teacher_weight * lesson
-            metrics["taught"] = lesson.detach()
-        if z_loss:
-            z = lse_N.square().sum() / count
-            total, metrics["z"] = total + z_loss * z, z.detach()
-        layers = [layer.last.aux_loss for _, layer in moe_layers(model) if layer.last is not None]
-        if layers:
-            aux = torch.stack(layers).sum()
-            total, metrics["aux"] = total + aux, aux.detach()
-        return total, metrics
-
-    return loss
-
-
 def kl_divergence(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(softmax(teacher / τ) ‖ softmax(student / τ)) of every row, (N,), in nats.
 
@@ -197,6 +162,14 @@ def _check(teacher_weight: float, z_loss: float) -> None:
         raise ValueError(f"teacher_weight: got {teacher_weight}, need 0..1")
     if not z_loss >= 0:
         raise ValueError(f"z_loss: got {z_loss}, need 0 or more")
+
+
+def _check_vocabulary(teacher: Decoder | None, logits_NV: Tensor) -> None:
+    if teacher is not None and teacher.cfg.vocab_size != logits_NV.shape[-1]:
+        raise ValueError(
+            f"teacher: got a vocabulary of {teacher.cfg.vocab_size}, need {logits_NV.shape[-1]} as the student has; "
+            "train both with one tokenizer"
+        )
 
 
 def _update(digest: Any, tensors: Mapping[str, Tensor]) -> None:

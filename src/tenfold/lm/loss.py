@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tenfold.nn.moe import moe_layers
 
 LMLoss = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+Lesson = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 
 IGNORED = -100
 
@@ -33,17 +34,35 @@ def lm_loss(z_loss: float = 1e-6) -> LMLoss:
     """
     if not z_loss >= 0:
         raise ValueError(f"z_loss: got {z_loss}, need 0 or more")
+    return with_lesson(None, 0.0, z_loss)
+
+
+def with_lesson(lesson: Lesson | None, lesson_weight: float, z_loss: float) -> LMLoss:
+    """`lm_loss` with (1 - w) of its cross-entropy and w of a further loss a target, such as a teacher's.
+
+    Args:
+        lesson: of logits_NV, their logsumexp_N and the batch, the loss of every target (N,), ignored ones included.
+        lesson_weight: w in [0, 1]; with 0 the lesson is not asked.
+        z_loss: as in `lm_loss`.
+    Returns:
+        a loss as `lm_loss` gives; its metrics also hold "taught", the lesson's mean.
+    """
 
     def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         if missing := {"ids", "targets"} - set(batch):
             raise ValueError(f"batch: no {', '.join(sorted(missing))}; got {', '.join(sorted(batch))}")
         logits = model(batch["ids"], positions=batch.get("positions"), segments=batch.get("segments"))
-        ce_N, lse_N = token_losses(logits.flatten(0, -2), batch["targets"].flatten())
-        weight = (batch["targets"] != IGNORED).sum()
+        logits_NV, targets_N = logits.flatten(0, -2), batch["targets"].flatten()
+        ce_N, lse_N = token_losses(logits_NV, targets_N)
+        weight = (targets_N != IGNORED).sum()
         # A rank whose share of the batch has no target adds nothing; it must not divide by zero.
         count = weight.clamp(min=1)
         total = ce = ce_N.sum() / count
         metrics = {"ce": ce.detach(), "weight": weight}
+        if lesson is not None and lesson_weight:
+            taught = lesson(logits_NV, lse_N, batch).where(targets_N != IGNORED, 0).sum() / count
+            total = (1 - lesson_weight) * ce + lesson_weight * taught
+            metrics["taught"] = taught.detach()
         if z_loss:
             z = lse_N.square().sum() / count
             total, metrics["z"] = total + z_loss * z, z.detach()
