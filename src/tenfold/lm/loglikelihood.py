@@ -195,41 +195,6 @@ def rolling_pairs(tokens: Sequence[int], prefix_id: int, window: int) -> list[To
     return pairs
 
 
-def perplexity(
-    model: nn.Module, tokenizer: Any, texts: Sequence[str], batch_tokens: int = 4096, **options: Any
-) -> dict[str, float]:
-    """Perplexity of running text, by token, word and UTF-8 byte.
-
-    Args:
-        texts: documents, each scored on its own.
-        options: max_len, prefix_id, dropless, as in `loglikelihood_rolling`.
-    Returns:
-        ppl (by token), word_ppl, byte_ppl, bits_per_byte, nats (the sum), tokens, words, bytes.
-    Raises:
-        ValueError: no text at all.
-    """
-    encoder = TextEncoder(tokenizer)
-    tokens = sum(len(encoder.encode(text)) for text in texts)
-    if tokens == 0:
-        raise ValueError("texts: got no token, need some text")
-    nats = -math.fsum(loglikelihood_rolling(model, tokenizer, texts, batch_tokens, **options))
-    words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
-    return {
-        "ppl": _exp(nats / tokens),
-        "word_ppl": _exp(nats / max(words, 1)),
-        "byte_ppl": _exp(nats / size),
-        "bits_per_byte": nats / size / math.log(2),
-        "nats": nats,
-        "tokens": tokens,
-        "words": words,
-        "bytes": size,
-    }
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
-
-
 def model_max_len(model: nn.Module) -> int | None:
     """Longest input the model states in its configuration (ours or Hugging Face's); None if it states none."""
     for holder in (getattr(model, "cfg", None), getattr(model, "config", None), model):

@@ -21,7 +21,6 @@ from tenfold.lm.loglikelihood import (
     loglikelihood,
     loglikelihood_rolling,
     model_max_len,
-    perplexity,
     score_tokens,
 )
 from tenfold.lm.tasks import PAPER_TASKS, Example, NotAvailable, Task, add_shots, final_number, find_task, load
@@ -34,7 +33,6 @@ __all__ = [
     "loglikelihood",
     "loglikelihood_rolling",
     "paper_rows",
-    "perplexity",
 ]
 
 
