@@ -83,6 +83,12 @@ def test_a_biased_token_wins_and_penalties_keep_it_from_coming_again(model: Loca
     assert len(set(penalised)) > len(set(plain))
 
 
+def test_warming_up_changes_no_answer(model: LocalChatModel) -> None:
+    before = say(model, USER)[0].text
+    model.warm_up()
+    assert say(model, USER)[0].text == before
+
+
 def test_tools_go_into_the_prompt_and_a_forced_call_is_begun(model: LocalChatModel, tokenizer: Tokenizer) -> None:
     plain = tokenizer.decode(model.prompt([USER]))
     assert '"add"' not in plain

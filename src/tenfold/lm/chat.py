@@ -197,6 +197,10 @@ class LocalChatModel:
         )
         return self.engine.submit(request, listen)
 
+    def warm_up(self) -> None:
+        """Have the engine make three tokens in the background, so that its loops are compiled when they are needed."""
+        self.engine.submit(Request([0], 3), lambda event: None)
+
     def close(self) -> None:
         """Stop the engine."""
         self.engine.close()

@@ -200,6 +200,8 @@ def serve(
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(f"port {port} at {host}: {error.strerror or error}; choose another with --port") from error
+    for served in models.values():
+        served.warm_up()
     config = uvicorn.Config(
         create_app(models, api_key=api_key, limits=limits),
         log_level="warning",

@@ -54,6 +54,7 @@ def chat(
         if piped:
             _answer(local, [*conversation, Message("user", question)], sampling)
             return
+        local.warm_up()
         print(f"{local.name}: write and press Enter; /new begins anew, /quit or Ctrl-D ends, Ctrl-C stops an answer")
         begun = list(conversation)
         while True:
