@@ -22,7 +22,7 @@ from tenfold.lm.request import Event, Finish, Finished, NewToken, Request, maske
 from tenfold.lm.sampling import draw_rows
 from tenfold.lm.slots import Slots
 from tenfold.lm.stepper import Compiled, Stepper, Weights
-from tenfold.nn.moe import dropless
+from tenfold.nn.moe import dropless, moe_layers
 
 if TYPE_CHECKING:
     from tenfold.lm.decoder import Decoder
@@ -128,6 +128,7 @@ class Engine:
         first = model.embed_tokens.weight
         self._slots = Slots(model.cfg, max_batch, max_batch_tokens, first.dtype, first.device)
         self._step = Stepper(model, weights=weights, compiled=compiled)
+        self._experts = any(True for _ in moe_layers(model))
         self._chunk, self._max_waiting = prefill_chunk, max_waiting
         self._waiting: deque[TokenStream] = deque()
         self._running: list[_Row] = []  # row i is in slot i
@@ -263,7 +264,7 @@ class Engine:
         for row in [row for row in self._rows() if row.stream.cancelled]:
             self._leave(row, "cancelled")
         # Without expert capacity: with it a row's tokens would depend on the other rows.
-        with dropless(self._step.model):
+        with dropless(self._step.model) if self._experts else contextlib.nullcontext():
             room = self._chunk if self._running else 8 * self._chunk
             while room > 0 and (self._reading or self._admit()):
                 room -= self._read(room)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from tenfold.core.run import Run
 from tenfold.recipes.afm.chain import CHAIN
@@ -26,8 +25,8 @@ POSITION_CAPTION = (
     "line is the end of the rows of earlier stages: before the stage no model has seen what lies right of it."
 )
 RATE_CAPTION = (
-    "Shakespeare by characters. Lines: mean over the seeds that tried the rate. With muP-simple the rate is the one at the "
-    "first width; other widths divide it."
+    "Shakespeare by characters. Optimizers: the line is the first seed, which tells the rate (ring) that the other seeds take "
+    "(dots). Widths: means over seeds. With muP-simple the rate is the one at the first width; other widths divide it."
 )
 
 
@@ -119,8 +118,11 @@ def rate_figure(config: Config, race: Sequence[Row], sweep: Sequence[Row]) -> Fi
     if race:
         axis = axes.pop(0)
         for kind, colour in (("adastar", "#0b6fb8"), ("adamw", "#444444")):
-            _rate_line(axis, [row for row in race if row["optimizer"] == kind], colour, kind)
-        _rate_axis(axis, "optimizers")
+            tried = [row for row in race if row["optimizer"] == kind]
+            _rate_line(axis, select(tried, seed=config.seeds[0]), colour, kind)
+            others = [row for row in tried if row["seed"] != config.seeds[0]]
+            axis.plot([row["lr"] for row in others], [row["loss"] for row in others], ".", color=colour, markersize=5)
+        _rate_axis(axis, "optimizers", sorted({row["lr"] for row in race}))
     if sweep:
         axes[1].sharey(axes[0])
         for axis, mup, title in zip(axes, (True, False), ("muP-simple", "one rate for all widths"), strict=True):
@@ -128,7 +130,7 @@ def rate_figure(config: Config, race: Sequence[Row], sweep: Sequence[Row]) -> Fi
                 base = width == config.sweep.widths[0]
                 chosen = [row for row in sweep if row["width"] == width and (base or bool(row["mup"]) == mup)]
                 _rate_line(axis, chosen, colour, f"width {width}")
-            _rate_axis(axis, title)
+            _rate_axis(axis, title, config.sweep.rates)
     return figure
 
 
@@ -141,10 +143,10 @@ def _rate_line(axis: Axes, rows: Sequence[Row], colour: str, label: str) -> None
     axis.plot(rates[best], means[best], "o", markersize=12, markerfacecolor="none", markeredgecolor=colour)
 
 
-def _rate_axis(axis: Axes, title: str) -> None:
+def _rate_axis(axis: Axes, title: str, rates: Sequence[float]) -> None:
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.tick_params(axis="x", which="both", labelsize=8)
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
+    axis.minorticks_off()
     axis.set_xlabel("peak learning rate")
     axis.set_ylabel("validation loss, nats a character")
     axis.set_title(title)
