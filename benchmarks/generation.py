@@ -24,6 +24,7 @@ from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.engine import Engine
 from tenfold.lm.request import Request
 from tenfold.lm.sampling import SamplingRule
+from tenfold.lm.stepper import PackedLinear
 from tenfold.text.tokenizer import train_tokenizer
 
 SMOLLM2 = DecoderConfig(49152, 576, 30, 9, 3, 64, 1536, rope_base=1e5, qk_norm=False, max_len=2048)
@@ -76,6 +77,23 @@ def bus() -> float:
     return 4 * len(numbers) / statistics.median(seconds)
 
 
+def products(batch: int, new: int) -> float:
+    """Seconds of the matrix products of prompts and answers, if all ran at the speed of the fastest one."""
+    with torch.device("meta"):
+        model = Decoder(SMOLLM2, torch.Generator())
+    layers, head = model.num_params(), SMOLLM2.vocab_size * SMOLLM2.dim
+    flops = 2 * batch * ((PROMPT + new - 1) * layers + new * head)
+    linear = torch.nn.Linear(SMOLLM2.dim, 2 * SMOLLM2.ffn_dim, bias=False)
+    fast, rows = PackedLinear(linear), torch.randn(batch, SMOLLM2.dim)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(50):
+            start = time.perf_counter()
+            fast(rows)
+            seconds.append(time.perf_counter() - start)
+    return flops / (2 * batch * linear.weight.numel() / statistics.median(seconds))
+
+
 def against_transformers(repeats: int) -> list[Row]:
     model = Decoder(SMOLLM2, torch.Generator().manual_seed(0))
     theirs = twin(model)
@@ -88,6 +106,9 @@ def against_transformers(repeats: int) -> list[Row]:
             )
         speed = {name: batch * new / timing.median for name, timing in timings.items()}
         note = f"{speed['ours']:.0f} against {speed['transformers']:.0f} tokens/s"
+        if batch == 64:
+            most = timings["transformers"].median / products(batch, new)
+            note += f"; the matrix products alone, all at the fastest kernel's speed in this run, would give {most:.2f}"
         rows.append(row(f"batch {batch}, fp32 / transformers", ratio(timings, "transformers", "ours"), note, bar))
         if batch == 1:
             rows += single_row(model, theirs, ids, new, repeats)

@@ -148,11 +148,15 @@ class RowLinear(nn.Module):
 
 
 class _SingleRow:
-    """One token of one sequence. All layers have one shape, so three compiled functions serve them all."""
+    """One token of one sequence. All layers have one shape, so a few compiled functions serve them all.
+
+    They run from one attention to the next, since each call costs as much as a small matrix.
+    """
 
     def __init__(self, model: Decoder, weights: Weights) -> None:
         self._model = _with_linears(model, lambda linear: RowLinear(linear, weights))
-        self._before, self._after, self._last = _compile(_before), _compile(_after), _compile(_last)
+        self._before, self._between = _compile(_before), _compile(_between)
+        self._after, self._last = _compile(_after), _compile(_last)
         self.used = False
 
     def __call__(self, tokens_B: Tensor, cache: KVCache) -> Tensor:
@@ -160,10 +164,14 @@ class _SingleRow:
         x_BSD = model.embed_tokens(tokens_B.unsqueeze(1))
         cos, sin = model.rotary.table(cache.longest + 1, x_BSD.device, x_BSD.dtype)
         cos, sin = cos[-1:], sin[-1:]
-        for layer, block in enumerate(cast("list[Block]", list(model.layers))):
-            q, k, v = self._before(block, x_BSD, cos, sin)
-            keys, values = cache.layer(layer).append(k, v)
-            x_BSD = self._after(block, x_BSD, block.self_attn.attend(q, keys, values, None))
+        blocks = cast("list[Block]", list(model.layers))
+        q, k, v = self._before(blocks[0], x_BSD, cos, sin)
+        for layer, block in enumerate(blocks):
+            attended = block.self_attn.attend(q, *cache.layer(layer).append(k, v), None)
+            if layer + 1 < len(blocks):
+                x_BSD, q, k, v = self._between(block, blocks[layer + 1], x_BSD, attended, cos, sin)
+            else:
+                x_BSD = self._after(block, x_BSD, attended)
         logits_BV = self._last(model.lm_head, model.norm(x_BSD))
         cache.advance(1)
         self.used = True
@@ -177,6 +185,13 @@ def _before(block: Block, x_BSD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tens
 def _after(block: Block, x_BSD: Tensor, attended: Tensor) -> Tensor:
     h_BSD = x_BSD + block.self_attn.o_proj(attended)
     return h_BSD + block.mlp(block.post_attention_layernorm(h_BSD))
+
+
+def _between(
+    block: Block, following: Block, x_BSD: Tensor, attended: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x_BSD = _after(block, x_BSD, attended)
+    return x_BSD, *_before(following, x_BSD, cos, sin)
 
 
 def _last(head: nn.Module, x_BSD: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """AFM, the pre-training of a small language model for devices (Gunter et al. 2024, arXiv 2407.21075).
 
-tiny: about a minute on two cores, one seed, no claim. laptop: under 30 minutes on two cores, three seeds: does each stage
-beat what it is compared with? 85M, 3B (also named paper), server: the official code's and the paper's sizes.
+tiny: about a minute on two cores, one seed, no claim. laptop: about an hour on two cores, five seeds: does each stage beat
+what it is compared with? 85M, 3B (also named paper), server: the official code's and the paper's sizes.
 """
 
 from tenfold.recipes.afm import verbs

@@ -393,8 +393,8 @@ PRESETS: dict[str, Config] = {
 }
 EXPECTED = {
     "tiny": "a model of 1 million parameters through all five stages; one seed, no claim; 75 seconds on two cores",
-    "laptop": "each stage against what it must beat, AdaStar against AdamW, learning rates over widths, three seeds; not measured to its end "
-    "yet, an estimated half an hour on two idle cores",
+    "laptop": "each stage against what it must beat, AdaStar against AdamW, learning rates over widths, five seeds; about an hour on two "
+    "cores",
     "85M": "the official code's 85 million parameter shape; one accelerator",
     "3B": "AFM-on-device: 2.59e9 parameters and 0.15e9 in the embedding, pruned from 6.4e9; a cluster",
     "paper": "the same as 3B",

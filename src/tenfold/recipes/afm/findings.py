@@ -11,7 +11,7 @@ from tenfold.core.claims import Claim
 from tenfold.core.statistics import paired_t
 from tenfold.recipes.afm.chain import CHAIN
 from tenfold.recipes.afm.config import Config
-from tenfold.recipes.afm.sweeps import best_rates, drifts
+from tenfold.recipes.afm.sweeps import best_octave, best_rates, drifts
 
 Row = dict[str, Any]
 
@@ -21,7 +21,10 @@ STAGES_NOTE = (
     "Losses in nats a token on the last 5 % of each source, in rows of core training's length; 'mixture' weighs them as "
     "core training does. WikiText-2 is text of a kind that no stage saw. First seed."
 )
-WIDTHS_NOTE = "Best learning rate by the parabola through the lowest loss and its neighbours; drift in factors of two."
+WIDTHS_NOTE = (
+    "Means over seeds. Best rate: the vertex of the parabola through the lowest loss and its neighbours; drift: its distance "
+    "from the first width's, in factors of two."
+)
 PAPER_NOTE = (
     "The paper's figures are of models of billions of parameters on trillions of tokens, and some are quoted second-hand "
     "(u); here a small model is measured by its loss. n/a: nothing here compares."
@@ -254,7 +257,8 @@ def race_table(race: Sequence[Row]) -> list[Row]:
 
 def width_table(config: Config, sweep: Sequence[Row]) -> list[Row]:
     """Mean loss over seeds of every width and rate, with muP-simple and without, and the drift."""
-    lines = []
+    lines: list[Row] = []
+    first = math.nan
     for mup in (True, False):
         for width in config.sweep.widths:
             base = width == config.sweep.widths[0]
@@ -262,9 +266,11 @@ def width_table(config: Config, sweep: Sequence[Row]) -> list[Row]:
                 continue
             chosen = [row for row in sweep if row["width"] == width and (base or bool(row["mup"]) == mup)]
             line: Row = {"width": width, "rule": "muP-simple" if mup else "one rate for all"}
-            for lr in config.sweep.rates:
-                line[f"{lr:g}"] = statistics.fmean(row["loss"] for row in chosen if row["lr"] == lr)
-            lines.append(line)
+            means = [statistics.fmean(row["loss"] for row in chosen if row["lr"] == lr) for lr in config.sweep.rates]
+            line |= {f"{lr:g}": mean for lr, mean in zip(config.sweep.rates, means, strict=True)}
+            octave = best_octave(config.sweep.rates, means)
+            first = octave if base else first
+            lines.append({**line, "best rate": 2.0**octave, "drift": octave - first})
     return lines
 
 
