@@ -413,7 +413,7 @@ def test_prune_and_distill_take_a_model_folder_and_text(
     faults = {
         ("prune", str(folder), "--keep", "25"): "keep: got 25, need 1..24",
         ("prune", str(folder), "--length", "33"): "--length: got 33, need 1..32",
-        ("prune", str(folder), "--steps", "0"): "--steps, --rows, --lr",
+        ("prune", str(folder), "--steps", "0"): "--steps, --rows",
         ("prune", str(tmp_path / "none")): "checkpoint not found",
         ("distill", str(folder), str(other)): "another vocabulary",
         ("distill", str(folder), str(folder), "--teacher-weight", "2"): "teacher_weight: got 2.0",
@@ -514,7 +514,7 @@ def test_bad_input_of_the_verbs_is_one_line_and_exit_2(
     text.write_text("short")
     folder = tmp_path / "model"
     tokenizer = train_tokenizer(["some words"], 272)
-    cfg = DecoderConfig(tokenizer.vocab_size, 16, 1, 2, 1, 8, 16, max_len=64)
+    cfg = DecoderConfig(tokenizer.vocab_size, 16, 1, 2, 1, 8, 16, max_len=256)
     Decoder(cfg, torch.Generator()).save_pretrained(folder)
     tokenizer.save(folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}

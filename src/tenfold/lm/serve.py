@@ -202,10 +202,12 @@ def serve(
     else:
         models = {name: LocalChatModel(model, tokenizer, name, **engine)}
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family)
+        socket.getaddrinfo(host, port)
     except socket.gaierror:
         raise UserError(f"host: {host} is no address of this machine; take 127.0.0.1") from None
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(f"port {port} at {host}: {error.strerror or error}; choose another with --port") from error
     for served in models.values():
