@@ -166,10 +166,11 @@ def test_an_error_of_the_caller_ends_its_own_request_alone() -> None:
         raise RuntimeError("caller")
 
     with Engine(model) as engine:
-        bad = engine.submit(Request(ids, 50, GREEDY, until=fails))
+        bad = [engine.submit(Request(ids, 50, GREEDY, **{name: fails})) for name in ("until", "allowed")]  # type: ignore[arg-type]
         good = engine.submit(Request(ids, 9, GREEDY))
-        with pytest.raises(RuntimeError, match="caller"):
-            list(bad)
+        for stream in bad:
+            with pytest.raises(RuntimeError, match="caller"):
+                list(stream)
         assert [token.id for token in good] == generate(model, [ids], max_new_tokens=9, temperature=0).ids[0]
 
 

@@ -40,7 +40,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Tokenizer) -> Iterator[LocalChatModel]:
-    cfg = DecoderConfig(tokenizer.vocab_size, 24, 2, 4, 2, 6, 32, max_len=512)
+    cfg = DecoderConfig(tokenizer.vocab_size, 24, 2, 4, 2, 6, 32, max_len=2048)
     with LocalChatModel(Decoder(cfg, torch.Generator().manual_seed(0)), tokenizer, compiled="off") as chat:
         yield chat
 
@@ -69,7 +69,7 @@ def test_forms_beside_free_answers_in_one_batch(model: LocalChatModel) -> None:
 
 def test_any_object(model: LocalChatModel, tokenizer: Tokenizer) -> None:
     """Every beginning of an answer can be gone on with; the closing brace may always be asked for."""
-    form = JsonForms(tokenizer, 7)({"type": "json_object"})
+    form = JsonForms(tokenizer, 7).of_format({"type": "json_object"})
     assert form is not None
     (brace,) = tokenizer.encode("{")
     first = {tokenizer.decode([int(id)]) for id in form([])}
@@ -87,10 +87,39 @@ def test_any_object(model: LocalChatModel, tokenizer: Tokenizer) -> None:
         (schema_format({"type": "strng"}), "response_format: "),
         (schema_format({"$ref": "#/nowhere"}), "response_format: "),
         (schema_format({"type": "string", "pattern": "("}), "response_format: "),
+        (schema_format({"$ref": "#"}), "no answer can meet the schema"),
+        (schema_format({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}), "no answer can meet the schema"),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused(tokenizer: Tokenizer, form: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match="response_format: ") as refused:
-        JsonForms(tokenizer, 7)(form)
+        JsonForms(tokenizer, 7).of_format(form)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_schema_without_end_ends_its_own_request_alone(model: LocalChatModel) -> None:
+    endless = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    with pytest.raises(UserError, match="the schema cannot be met"):
+        complete_all(model, [[USER]], Sampling(response_format=schema_format(endless)))
+    assert complete_all(model, [[USER]], Sampling(choices=("fine",)))[0][0].text == "fine"
+
+
+def test_a_forced_call_is_a_call_of_a_tool_that_is_there(model: LocalChatModel) -> None:
+    digit = {"type": "integer", "minimum": 0, "maximum": 9}
+    parameters = {"type": "object", "properties": {"a": digit}, "required": ["a"], "additionalProperties": False}
+    tools = ({"type": "function", "function": {"name": "add", "parameters": parameters}},)
+    tools += ({"type": "function", "function": {"name": "halve", "parameters": parameters}},)
+    named = {"type": "function", "function": {"name": "halve"}}
+    for choice, names in (("required", {"add", "halve"}), (named, {"halve"})):
+        sampling = Sampling(tools=tools, tool_choice=choice, max_tokens=80, temperature=2.0, seed=0)
+        replies = complete_all(model, [[USER]], sampling, n=6)[0]
+        assert {reply.finish_reason for reply in replies} == {"tool_calls"}
+        calls = [reply.tool_calls[0] for reply in replies]
+        assert {call.name for call in calls} <= names
+        assert all(0 <= json.loads(call.arguments)["a"] <= 9 for call in calls)
+
+
+def test_arguments_that_cannot_be_checked_are_any_object(tokenizer: Tokenizer) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "strng"}}}]
+    assert JsonForms(tokenizer, 7).of_tools(tools, None)([]).size  # type: ignore[union-attr]

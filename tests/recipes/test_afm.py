@@ -20,7 +20,7 @@ from tenfold.cli import main
 from tenfold.core.errors import UserError
 from tenfold.core.fit import TrainState
 from tenfold.core.run import Run
-from tenfold.lm.decoder import Decoder
+from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.optim import OptimizerConfig
 from tenfold.nn.rotary import rope_base_for_length
 from tenfold.recipes.afm import PRESETS, Config, chain, train
@@ -413,7 +413,7 @@ def test_prune_and_distill_take_a_model_folder_and_text(
     faults = {
         ("prune", str(folder), "--keep", "25"): "keep: got 25, need 1..24",
         ("prune", str(folder), "--length", "33"): "--length: got 33, need 1..32",
-        ("prune", str(folder), "--steps", "0"): "--steps, --rows, --lr",
+        ("prune", str(folder), "--steps", "0"): "--steps, --rows",
         ("prune", str(tmp_path / "none")): "checkpoint not found",
         ("distill", str(folder), str(other)): "another vocabulary",
         ("distill", str(folder), str(folder), "--teacher-weight", "2"): "teacher_weight: got 2.0",
@@ -456,6 +456,9 @@ def test_data_prints_what_each_step_dropped(tmp_path: Path, capsys: pytest.Captu
         (["--rivals", "healed-random"], "healed-random needs prune-random"),
         (["--rivals", "nonsense"], "nonsense"),
         (["--seeds", "0", "0"], "seeds: got (0, 0)"),
+        (["--seeds", "-1"], "seeds: got (-1,), need 0 or more"),
+        (["--model.dim", "100000000"], "GB a process to train, this machine has"),
+        (["--data.vocabulary", "1000000000"], "vocabulary: got 1000000000, need at most 1000000"),
         (["--stages.core.steps", "0"], "steps: got 0"),
         (["--stages.core.steps", "3"], "steps: got 3, need at least optimizer.warmup = 20"),
         (["--stages.context.length", "64"], "need lengths that do not fall"),
@@ -479,6 +482,49 @@ def test_bad_input_is_one_line_and_exit_2(
     error = capsys.readouterr().err.strip()
     assert code == 2
     assert message in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("prune MODEL --text TEXT --out MODEL", "holds files already; name a new folder"),
+        ("distill MODEL MODEL --text TEXT --out MODEL", "holds files already; name a new folder"),
+        ("prune MODEL --text TEXT --out TEXT", "cannot be made a folder"),
+        ("prune MODEL --text TEXT --out TEXT/below", "cannot be made a folder"),
+        ("prune MODEL --text TEXT --out NEW --seed -1", "--seed: got -1, need 0 or more"),
+        ("prune MODEL --text TEXT --out NEW --steps 0", "--steps, --rows: got 0, 8"),
+        ("prune MODEL --text TEXT --out NEW --keep 999", "keep: got 999, need 1..16"),
+        ("distill MODEL MODEL --text TEXT --out NEW --lr 1e30", "--lr: got 1e+30, need more than 0, at most 1"),
+        ("distill MODEL MODEL --text TEXT --out NEW --length 999", "--length: got 999"),
+        ("distill MODEL MODEL --out NEW", "text: name at least one file"),
+        ("tokenizer TEXT --out NEW --vocabulary 1000000000", "got 1000000000, need 272"),
+        ("tokenizer TEXT --out TEXT", "cannot be made a folder"),
+        ("data TEXT --out NEW --no-decontaminate", "no document is left (dropped: html 0, pii 0, dedup 0, quality 1"),
+        ("chat MODEL --threads 0", "--threads: got 0, need 1..1024"),
+        ("chat MODEL --seed 99999999999999999999", "need a number of 64 bits"),
+        ("serve MODEL --max-batch 0", "--max-batch, --max-batch-tokens: got 0"),
+        ("serve MODEL --host nosuchhost.invalid --api-key k", "host: nosuchhost.invalid is no address"),
+        ("eval MODEL --max-tokens 0", "--max-tokens: got 0"),
+        ("eval MODEL --limit 0", "limit: got 0"),
+    ],
+)
+def test_bad_input_of_the_verbs_is_one_line_and_exit_2(
+    words: str, message: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text.write_text("short")
+    folder = tmp_path / "model"
+    tokenizer = train_tokenizer(["some words"], 272)
+    cfg = DecoderConfig(tokenizer.vocab_size, 16, 1, 2, 1, 8, 16, max_len=256)
+    Decoder(cfg, torch.Generator()).save_pretrained(folder)
+    tokenizer.save(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    places = {"MODEL": folder, "TEXT": text, "NEW": tmp_path / "new"}
+    arguments = [str(places.get(word, word)).replace("TEXT", str(text)) for word in words.split()]
+    code = main(["afm", *arguments])
+    error = capsys.readouterr().err.strip()
+    assert (code, message in error, "\n" in error) == (2, True, False), error
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert not list((tmp_path / "new").glob("*"))
 
 
 @pytest.mark.parametrize(

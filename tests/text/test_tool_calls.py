@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tenfold.text.messages import Message
-from tenfold.text.tool_calls import may_call, opening, parse_tool_calls, with_tools
+from tenfold.text.messages import Message, Sampling
+from tenfold.text.tool_calls import calls_in, parse_tool_calls, sure_text, tool_names, with_tools
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
@@ -67,13 +67,49 @@ def test_schemas_go_into_the_system_turn() -> None:
     assert system.content.startswith("Be brief.\n\n")
 
 
-def test_a_forced_opening_can_be_completed() -> None:
-    assert parse_tool_calls(opening("add") + '"a": 1}}</tool_call>')[1][0].name == "add"
-    assert parse_tool_calls(opening(None) + 'add", "arguments": {}}</tool_call>')[1][0].name == "add"
+def test_a_call_without_marks_must_have_arguments() -> None:
+    assert parse_tool_calls('{"name": "Paris"}') == ('{"name": "Paris"}', ())
+
+
+def test_half_a_surrogate_pair_stays_escaped() -> None:
+    _, (call,) = parse_tool_calls('<tool_call>{"name": "f", "arguments": {"a": "\\ud83d é"}}</tool_call>')
+    assert call.arguments.encode()  # what UTF-8 can spell
+    assert json.loads(call.arguments) == {"a": "\ud83d é"}
+    text = '<tool_call>{"name": "\\ud83d", "arguments": {}}</tool_call>'
+    assert parse_tool_calls(text) == (text, ())
+
+
+def test_only_tools_of_the_request_are_called() -> None:
+    text = 'So: <tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    assert calls_in(text, {"add"})[1][0].name == "add"
+    assert calls_in(text, {"sub"}) == (text, ())
+    assert calls_in(text, ()) == (text, ())
+
+
+def test_a_reply_of_its_own_form_calls_nothing() -> None:
+    tools = tuple(TOOLS)
+    assert tool_names(Sampling(tools=tools)) == {"add"}
+    assert tool_names(Sampling(tools=tools, tool_choice="none")) == set()
+    assert tool_names(Sampling(tools=tools, response_format={"type": "json_object"})) == set()
+    assert tool_names(Sampling(tools=tools, response_format={"type": "text"})) == {"add"}
 
 
 @pytest.mark.parametrize(
-    ("text", "may"), [("", True), ("  <tool", True), ("<tool_call>{", True), ("{", True), ("<b>", False), ("Hi", False)]
+    ("text", "first", "sure"),
+    [
+        ("", True, 0),
+        ("  <tool", True, 2),
+        ("<tool_call>{", True, 0),
+        ("{", True, 0),
+        (" [1", True, 0),
+        ("{", False, 1),
+        ("<b>", True, 3),
+        ("a < b", True, 5),
+        ("Hi", True, 2),
+        ("Hi <tool_ca", False, 3),
+        ("Hi <tool_call>{} <b", False, 3),
+        ("x < y <", False, 6),
+    ],
 )
-def test_a_call_shows_at_its_beginning(text: str, may: bool) -> None:
-    assert may_call(text) is may
+def test_what_may_be_a_call_is_held_back(text: str, first: bool, sure: int) -> None:
+    assert sure_text(text, first) == sure

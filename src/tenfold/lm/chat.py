@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from tenfold.text.endpoint_errors import ContextLengthError
 from tenfold.text.messages import SAMPLING, Message, Reply, Sampling, Usage
 from tenfold.text.text_stream import TextStream
 from tenfold.text.tokenizer import Tokenizer
-from tenfold.text.tool_calls import opening, parse_tool_calls, with_tools
+from tenfold.text.tool_calls import calls_in, tool_names, with_tools
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class LocalChatModel:
             for index, answer in enumerate(answers):
                 streams.append(self.submit(ids, sampling, answer.hear, index=index))
             return [
-                await answer.reply(charged=index == 0, tools=bool(sampling.tools))
+                await answer.reply(charged=index == 0, tools=tool_names(sampling))
                 for index, answer in enumerate(answers)
             ]
         finally:
@@ -224,7 +224,7 @@ class LocalChatModel:
         if sampling.response_format is not None:
             if self._json is None:
                 raise UserError(f"{self.name}: response_format needs an end-of-turn token, the tokenizer has none")
-            return self._json(sampling.response_format)
+            return self._json.of_format(sampling.response_format)
         if sampling.choices is not None:
             if not self._ends:
                 raise UserError(f"{self.name}: choices need an end-of-turn token, the tokenizer has none")
@@ -238,9 +238,10 @@ class LocalChatModel:
         forced = sampling.tools and sampling.tool_choice not in (None, "auto", "none")
         if not forced:
             return None
+        if self._json is None:
+            raise UserError(f"{self.name}: tool_choice needs an end-of-turn token, the tokenizer has none")
         named = sampling.tool_choice if isinstance(sampling.tool_choice, dict) else {}
-        begin = self.tokenizer.encode(opening(named.get("function", {}).get("name")))
-        return lambda new: [begin[len(new)]] if len(new) < len(begin) else None
+        return self._json.of_tools(sampling.tools, named.get("function", {}).get("name"))
 
 
 def _row(message: Message) -> dict[str, Any]:
@@ -291,12 +292,12 @@ class _Answer:
         else:
             self._done.set_exception(heard)
 
-    async def reply(self, *, charged: bool, tools: bool) -> Reply:
+    async def reply(self, *, charged: bool, tools: Collection[str]) -> Reply:
         ending = await self._done
         if ending.reason == "cancelled":
             raise UserError("engine: closed while the reply was being made")
         text = "".join(self.parts)
-        text, calls = parse_tool_calls(text) if tools else (text, ())
+        text, calls = calls_in(text, tools)
         logs = tuple(token.logprob for token in self.tokens if token.logprob is not None)
         return Reply(
             text,

@@ -162,6 +162,10 @@ class Engine:
             if self._closed:
                 raise EngineClosedError("engine: closed, it takes no more requests")
             if len(self._waiting) >= self._max_waiting:
+                for gone in [each for each in self._waiting if each.cancelled]:
+                    self._waiting.remove(gone)
+                    _finish(gone, "cancelled", 0)
+            if len(self._waiting) >= self._max_waiting:
                 raise EngineBusyError(f"engine: {self._max_waiting} requests wait already; try again later")
             self._waiting.append(stream)
             if self._thread is None and listener is not None:
@@ -290,8 +294,12 @@ class Engine:
             if any(_shared(ids, other.request.ids) >= REUSE for other in self._reading if not other.done):
                 return False  # soon it can take over what is being read right now
             self._waiting.popleft()
-        self._slots.reserve(place + 1, length)
         self._batch = None
+        try:
+            self._slots.reserve(place + 1, length)
+        except Exception as error:  # noqa: BLE001 - out of memory, say: this request cannot be had, the others go on
+            self._end(row, error)
+            return False
         source, shared = self._slots.longest_prefix(ids)
         if shared >= REUSE:
             if source >= place:  # its sequence has ended: take the slot itself
@@ -351,7 +359,18 @@ class Engine:
     def _choose(self, logits_BV: Tensor, rows: list[_Row]) -> None:
         """Draw a token for each row, hand it out, and let rows that are done leave."""
         logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
-        masked_BV = masked_logits(logits_BV, [(row.request, row.new) for row in rows])
+        asked, fine = [], []
+        for i, row in enumerate(rows):
+            try:
+                asked.append((row.request, row.new, row.request.allowed(row.new) if row.request.allowed else None))
+                fine.append(i)
+            except Exception as error:  # noqa: BLE001 - the caller's code: its error ends its own request alone
+                self._leave(row, error)
+        if len(fine) < len(rows):
+            logits_BV, rows = logits_BV[fine], [rows[i] for i in fine]
+            if not rows:
+                return
+        masked_BV = masked_logits(logits_BV, asked)
         points = [torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows]
         tokens = draw_rows(masked_BV, [row.request.rule for row in rows], torch.stack(points)).tolist()
         reports = reported(logits_BV, [row.request for row in rows], tokens)

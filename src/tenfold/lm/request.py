@@ -32,7 +32,8 @@ class Request:
         min_new_tokens: before so many tokens no stop token is drawn.
         seed: of this request's random numbers; they depend on nothing else.
         top_logprobs: how many most likely tokens to report beside each chosen one; None reports no probabilities.
-        allowed: of the tokens so far, the ids that may follow (None: any); for answers of a given form.
+        allowed: of the tokens so far, the ids that may follow (None: any); for answers of a given form. An exception of it
+            ends this request alone.
         until: called with every new token; True ends the answer behind it, say since its text holds a stop string.
         presence_penalty, frequency_penalty: taken off the logits of tokens that the answer holds, once and for each time.
         bias: added to the logits of these tokens.
@@ -88,16 +89,17 @@ class Finished:
 Event = NewToken | Finished | BaseException
 
 
-def masked_logits(logits_BV: Tensor, asked: Sequence[tuple[Request, list[int]]]) -> Tensor:
+def masked_logits(
+    logits_BV: Tensor, asked: Sequence[tuple[Request, list[int], Sequence[int] | NDArray[np.int64] | None]]
+) -> Tensor:
     """Logits with the requests' biases and penalties, and -inf where a form or a minimum length forbids a token.
 
     Args:
         logits_BV: of the next token; they stay as they are.
-        asked: of every row its request and the tokens of its answer so far.
+        asked: of every row its request, the tokens of its answer so far, and those that its form allows next.
     """
     masked = logits_BV
-    for i, (request, new) in enumerate(asked):
-        allowed = None if request.allowed is None else request.allowed(new)
+    for i, (request, new, allowed) in enumerate(asked):
         added = _added(request, new)
         barred = len(new) < request.min_new_tokens and request.stop
         if (allowed is not None or added or barred) and masked is logits_BV:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+GREEDY = 1e-5  # lower temperatures: logits divided by them leave float32
 SHORTLIST = 1024  # tokens looked at first for a nucleus: sorting a whole vocabulary costs more than a layer
 
 
@@ -32,8 +33,10 @@ class SamplingRule:
             raise ValueError(f"temperature: got {self.temperature}, need 0 or more")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: got {self.top_k}, need at least 1 (or None)")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: got {self.top_p}, need 0 < top_p <= 1 (or None)")
+        if self.top_p is not None:
+            if not 0 < self.top_p <= 1:
+                raise ValueError(f"top_p: got {self.top_p}, need 0 < top_p <= 1 (or None)")
+            object.__setattr__(self, "top_p", max(self.top_p, 1e-9))  # less is 0 in float32, and no token's mass
 
 
 def filter_logits(logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
@@ -68,7 +71,7 @@ def draw(logits_BV: Tensor, rule: SamplingRule, points_B: Tensor) -> Tensor:
     Returns:
         (B,) int64, on the logits' device.
     """
-    if rule.temperature == 0:
+    if rule.temperature < GREEDY:
         return logits_BV.argmax(-1)
     shortlist = _shortlist(logits_BV, rule)
     if shortlist is None:

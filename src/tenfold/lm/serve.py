@@ -25,13 +25,14 @@ from tenfold.lm.serve_format import (
     parse_body,
 )
 from tenfold.text.endpoint_errors import ContextLengthError
-from tenfold.text.tool_calls import may_call, parse_tool_calls
+from tenfold.text.tool_calls import OPEN, calls_in, sure_text, tool_names
 
 try:
     import uvicorn
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse, Response, StreamingResponse
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
     from starlette.types import Message, Receive, Scope, Send
 except ImportError as missing:
     raise UserError('the server needs FastAPI and uvicorn: pip install "tenfold[serve]"') from missing
@@ -138,7 +139,12 @@ def create_app(
         return card(find(name)[0])
 
     async def answer(request: Request, job: _Job) -> Response:
-        job.start()  # what cannot run ends as an error here, not as a broken stream
+        # What cannot run ends as an error here, not as a broken stream. In a thread: a large schema takes seconds to compile.
+        try:
+            await asyncio.to_thread(job.start)
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
         return _EventStream(job, limits.write_seconds) if job.body.stream else await _whole(request, job)
 
     @app.post("/v1/chat/completions")
@@ -152,7 +158,7 @@ def create_app(
     async def completions(request: Request) -> Response:
         parsed = CompletionBody.read(await body(request), limits.choices)
         name, model = find(parsed.model)
-        ids = parsed.ids if parsed.ids is not None else model.tokenizer.encode(parsed.prompt)
+        ids = parsed.ids if parsed.ids is not None else await asyncio.to_thread(model.tokenizer.encode, parsed.prompt)
         if not ids:
             start = model.tokenizer.bos_id if model.tokenizer.bos_id is not None else model.tokenizer.eos_id
             ids = [] if start is None else [start]
@@ -196,6 +202,10 @@ def serve(
     else:
         models = {name: LocalChatModel(model, tokenizer, name, **engine)}
     try:
+        socket.getaddrinfo(host, port)
+    except socket.gaierror:
+        raise UserError(f"host: {host} is no address of this machine; take 127.0.0.1") from None
+    try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
@@ -212,7 +222,8 @@ def serve(
         h11_max_incomplete_event_size=64 << 10,
         server_header=False,
     )
-    print(f"serving {', '.join(models)} at http://{host}:{listener.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {', '.join(models)} at http://{shown}:{listener.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -235,6 +246,8 @@ async def _read_body(request: Request, limits: ServerLimits) -> bytes:
         await asyncio.wait_for(read(), limits.body_seconds)
     except TimeoutError:
         raise ApiError(408, f"The body did not arrive within {limits.body_seconds:g} seconds.") from None
+    except ClientDisconnect:
+        raise ApiError(400, "The body did not arrive.") from None  # nobody hears it
     return bytes(content)
 
 
@@ -242,7 +255,7 @@ async def _checked(work: Awaitable[list[int]]) -> list[int]:
     """Await something whose errors are the client's."""
     try:
         return await work
-    except UserError as error:
+    except (UserError, ValueError) as error:
         raise _client_error(error) from error
 
 
@@ -267,10 +280,13 @@ class _Job:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Heard]] = asyncio.Queue()
         self._streams: list[TokenStream] = []
+        self._cancelled = False
 
     def start(self) -> None:
         try:
             for index in range(self.body.n):
+                if self._cancelled:
+                    break
 
                 def hear(heard: Heard, index: int = index) -> None:
                     self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, heard))
@@ -285,7 +301,8 @@ class _Job:
             raise _client_error(error) from error
 
     def cancel(self) -> None:
-        for stream in self._streams:
+        self._cancelled = True
+        for stream in list(self._streams):
             stream.cancel()
 
     async def heard(self) -> AsyncIterator[tuple[int, Piece | Ending]]:
@@ -369,8 +386,9 @@ async def _events(job: _Job) -> AsyncIterator[bytes]:
     """The answer as server-sent events."""
     chat = isinstance(job.body, ChatBody)
     wire = Wire(job.id, job.name, job.created, job.model.tokenizer)
-    tools = chat and bool(job.body.sampling.tools) and job.body.sampling.tool_choice != "none"
+    tools = tool_names(job.body.sampling) if chat else frozenset()
     held = [""] * job.body.n  # text that may still turn out to be a call of a tool
+    silent = [True] * job.body.n  # nothing of the answer was handed out
     endings: list[Ending] = []
 
     def event(index: int | None, **content: Any) -> bytes:
@@ -384,27 +402,24 @@ async def _events(job: _Job) -> AsyncIterator[bytes]:
         async for index, heard in job.heard():
             if isinstance(heard, Piece):
                 text = held[index] + heard.text
-                if tools and may_call(text):
-                    held[index] = text
-                    continue
-                held[index] = ""
+                sure = sure_text(text, silent[index]) if tools else len(text)
+                text, held[index] = text[:sure], text[sure:]
+                silent[index] = silent[index] and not text
                 token = heard.token if job.body.wants_logprobs else None
                 if text or token is not None:
                     yield event(index, text=text, token=token)
                 continue
             endings.append(heard)
-            text, calls = parse_tool_calls(held[index]) if held[index] else ("", ())
+            if heard.reason == "cancelled":
+                raise ApiError(503, "The server is shutting down.", kind="server_error")
+            text, calls = calls_in(held[index], tools) if silent[index] or OPEN in held[index] else (held[index], ())
             if text:
                 yield event(index, text=text)
             if calls:
                 yield event(index, calls=calls)
-            yield event(index, finish="tool_calls" if calls else _reason(heard))
+            yield event(index, finish="tool_calls" if calls else heard.reason)
         if job.body.include_usage:
             yield event(None, usage=endings)
         yield b"data: [DONE]\n\n"
     except ApiError as error:
         yield b"data: " + json.dumps({"error": error.body()}).encode() + b"\n\n"
-
-
-def _reason(ending: Ending) -> str:
-    return "stop" if ending.reason == "cancelled" else ending.reason

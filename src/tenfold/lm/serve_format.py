@@ -11,7 +11,7 @@ from tenfold.lm.chat import Ending
 from tenfold.lm.request import NewToken
 from tenfold.text.messages import Message, Sampling, ToolCall
 from tenfold.text.tokenizer import Tokenizer
-from tenfold.text.tool_calls import parse_tool_calls
+from tenfold.text.tool_calls import calls_in, tool_names
 
 DEFAULT_TOKENS = 1024  # of an answer whose request names no bound
 MOST_STOPS = 16
@@ -42,7 +42,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, str | None]:
         """The content of "error"."""
-        return {"message": self.message[:1000], "type": self.kind, "param": self.param, "code": self.code}
+        message = self.message[:1000].encode("utf-8", "replace").decode()  # it may quote half of a surrogate pair
+        return {"message": message, "type": self.kind, "param": self.param, "code": self.code}
 
 
 def parse_body(content: bytes) -> dict[str, Any]:
@@ -83,8 +84,13 @@ class ChatBody(_Body):
         top: int | None = None
         if _get(body, "logprobs", bool, False):
             top = _number(body, "top_logprobs", int, 0, 0, MOST_TOP_LOGPROBS)
+        elif body.get("top_logprobs") is not None:
+            raise ApiError(400, "top_logprobs: need logprobs: true with it", "top_logprobs")
         tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(_list(body, "tools", 128)))
-        choice = body.get("tool_choice") if tools else None
+        choice = body.get("tool_choice")
+        if not tools and choice not in (None, "auto", "none"):
+            raise ApiError(400, "tool_choice: got it without tools, need tools", "tool_choice")
+        choice = choice if tools else None
         names = [tool["function"]["name"] for tool in tools]
         if choice not in (None, "auto", "none", "required"):
             named = choice.get("function") if isinstance(choice, dict) else None
@@ -135,7 +141,8 @@ class CompletionBody(_Body):
 
 def _shared(body: Mapping[str, Any], most: int, top_logprobs: int | None, **more: Any) -> dict[str, Any]:
     """The fields that both kinds of request have."""
-    stop = body.get("stop") or ()
+    stop = body.get("stop")
+    stop = () if stop is None or stop == "" else stop
     stop = (stop,) if isinstance(stop, str) else stop
     if not isinstance(stop, list | tuple) or len(stop) > MOST_STOPS or not all(isinstance(s, str) and s for s in stop):
         raise ApiError(400, f"stop: need at most {MOST_STOPS} strings that are not empty", "stop")
@@ -219,13 +226,15 @@ def _call(call: Any, where: str) -> ToolCall:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ApiError(400, f"{where}: need objects with a function that has a name", where)
-    return ToolCall(str(call.get("id", "")), function["name"], str(function.get("arguments", "{}")))
+    arguments = _text(str(function.get("arguments", "{}")), where)
+    return ToolCall(_text(str(call.get("id", "")), where), _text(function["name"], where), arguments)
 
 
 def _tool(tool: Any, where: str) -> Mapping[str, Any]:
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ApiError(400, f"{where}: need an object with a function that has a name", where)
+    _text(json.dumps(tool, ensure_ascii=False), where)
     return dict(tool)
 
 
@@ -279,9 +288,7 @@ class Wire:
         """A whole answer of /v1/chat/completions."""
         choices = []
         for index, (text, tokens, ending) in enumerate(answers):
-            calls: tuple[ToolCall, ...] = ()
-            if body.sampling.tools and body.sampling.tool_choice != "none":
-                text, calls = parse_tool_calls(text)
+            text, calls = calls_in(text, tool_names(body.sampling))
             message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text}
             if calls:
                 message["tool_calls"] = [_call_object(call) for call in calls]
@@ -359,11 +366,13 @@ class Wire:
         ]
 
     def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        text = self._spelt(id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": self._spelt(id), "logprob": logprob, "bytes": list(self._bytes(id))}
 
     def _spelt(self, id: int) -> str:
-        return self.tokenizer.decode([id]) if id < self.tokenizer.vocab_size else ""
+        return self._bytes(id).decode("utf-8", "replace")
+
+    def _bytes(self, id: int) -> bytes:
+        return self.tokenizer.token_bytes(id) if id < self.tokenizer.vocab_size else b""
 
     def _completion_logprobs(self, tokens: Sequence[NewToken]) -> dict[str, Any]:
         texts = [self._spelt(token.id) for token in tokens]

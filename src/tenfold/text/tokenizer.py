@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,19 @@ BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 # A word keeps the space in front of it, as an ordinary character; runs of space give their last one to the word.
 WORDS = r" ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}]+|\s+(?!\S)|\s+"
+
+
+MOST_TOKENS = 1_000_000  # of a trained vocabulary; the trainer reserves memory for all of them
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level vocabularies write bytes with: itself where it is a printable character, else one from 256 on."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_LETTERS = _byte_letters()
 
 
 class Tokenizer:
@@ -95,6 +109,21 @@ class Tokenizer:
             if not 0 <= id < 1 << 32 or self.backend.id_to_token(id) is None:
                 raise ValueError(f"ids: got token {id}, need 0..{self.vocab_size - 1} (vocab_size)")
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token stands for: perhaps a part of a character only.
+
+        Raises:
+            ValueError: an id that names no token.
+        """
+        token = self.backend.id_to_token(id) if 0 <= id < 1 << 32 else None
+        if token is None:
+            raise ValueError(f"ids: got token {id}, need 0..{self.vocab_size - 1} (vocab_size)")
+        if piece := re.fullmatch("<0x([0-9A-F]{2})>", token):
+            return bytes.fromhex(piece[1])
+        if "ByteLevel" in repr(self.backend.decoder) and all(letter in _BYTE_LETTERS for letter in token):
+            return bytes(_BYTE_LETTERS[letter] for letter in token)
+        return self.decode([id]).encode()
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
@@ -183,12 +212,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Returns:
         the tokenizer, with our control tokens and chat template.
     Raises:
-        ValueError: vocab_size below 272 (8 control tokens, 256 bytes, a few characters).
+        ValueError: vocab_size below 272 (8 control tokens, 256 bytes, a few characters) or above a million.
     Source: AFM, arXiv 2407.21075 (BPE, split digits, byte fallback).
     """
     fixed = len(SPECIAL_TOKENS) + len(BYTE_PIECES)
-    if vocab_size < fixed + 8:
-        raise ValueError(f"vocab_size: got {vocab_size}, need at least {fixed + 8} (control tokens, bytes, characters)")
+    if not fixed + 8 <= vocab_size <= MOST_TOKENS:
+        need = f"{fixed + 8} (control tokens, bytes, characters) to {MOST_TOKENS}"
+        raise ValueError(f"vocab_size: got {vocab_size}, need {need}")
     backend = tokenizers.Tokenizer(models.BPE(byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Split(Regex(WORDS), behavior="isolated")]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tenfold.text.messages import Message, ToolCall
+from tenfold.text.messages import Message, Sampling, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MOST_CALLS = 64
@@ -37,15 +37,28 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) 
     return [Message("system", text), *messages]
 
 
-def opening(name: str | None) -> str:
-    """How a reply begins that must call a tool: any (None) or the named one."""
-    return OPEN + '{"name": "' + ("" if name is None else f'{json.dumps(name)[1:-1]}", "arguments": {{')
+def tool_names(sampling: Sampling) -> frozenset[str]:
+    """The tools that a reply may call: none where the request has none, forbids them, or wants a form of its own."""
+    plain = sampling.response_format is None or sampling.response_format.get("type") == "text"
+    named = (tool.get("function", tool) for tool in sampling.tools)
+    return frozenset(str(function.get("name")) for function in named if plain and sampling.tool_choice != "none")
 
 
-def may_call(text: str) -> bool:
-    """Whether a reply that begins so may still turn out to be a call."""
+def calls_in(text: str, names: Collection[str]) -> tuple[str, tuple[ToolCall, ...]]:
+    """`parse_tool_calls`, where all calls are of tools with these names; else the reply is text."""
+    rest, calls = parse_tool_calls(text) if names else (text, ())
+    return (rest, calls) if all(call.name in names for call in calls) else (text, ())
+
+
+def sure_text(text: str, first: bool) -> int:
+    """How many characters of a reply so far are surely no call; `first`: nothing of it was handed out before."""
     begun = text.lstrip()
-    return begun[:1] in ("", "{", "[") or OPEN.startswith(begun[: len(OPEN)])
+    if first and begun[:1] in ("", "{", "["):
+        return 0
+    at = text.find(OPEN[0])
+    while at >= 0 and not (text.startswith(OPEN, at) or OPEN.startswith(text[at:])):
+        at = text.find(OPEN[0], at + 1)
+    return len(text) if at < 0 else at
 
 
 def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
@@ -57,7 +70,7 @@ def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     if len(text) > LONGEST:
         return text, ()
     if OPEN not in text:
-        calls = _calls(text.strip())
+        calls = _calls(text.strip(), bare=True)
         return ("", calls) if calls else (text, ())
     before, *blocks = text.split(OPEN)
     around = [before]
@@ -70,7 +83,8 @@ def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     return "".join(around).strip() if found else text, tuple(found[:MOST_CALLS])
 
 
-def _calls(text: str) -> tuple[ToolCall, ...]:
+def _calls(text: str, bare: bool = False) -> tuple[ToolCall, ...]:
+    """`bare`: nothing but its form tells that it is a call, so it must have arguments."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
@@ -81,10 +95,17 @@ def _calls(text: str) -> tuple[ToolCall, ...]:
         entry = entry.get("function", entry) if isinstance(entry, dict) else entry
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
             return ()
-        arguments = entry.get("arguments", entry.get("parameters", {}))
+        arguments = entry.get("arguments", entry.get("parameters", None if bare else {}))
         if not isinstance(arguments, dict):
             return ()
-        calls.append(
-            ToolCall(f"call_{secrets.token_hex(12)}", entry["name"], json.dumps(arguments, ensure_ascii=False))
-        )
+        written = json.dumps(arguments, ensure_ascii=False)
+        if not (entry["name"] + written).isascii():  # JSON can spell half of a surrogate pair, which no client reads
+            written = json.dumps(arguments) if _broken(written) else written
+            if _broken(entry["name"]):
+                return ()
+        calls.append(ToolCall(f"call_{secrets.token_hex(12)}", entry["name"], written))
     return tuple(calls)
+
+
+def _broken(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

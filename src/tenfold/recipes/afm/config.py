@@ -10,6 +10,7 @@ from tenfold.lm.decoder import DecoderConfig
 from tenfold.lm.optim import OPTIMIZERS, OptimizerConfig
 from tenfold.nn.attention import QKNormPosition
 from tenfold.nn.rotary import RopeLayout, rope_base_for_length
+from tenfold.text.tokenizer import MOST_TOKENS
 
 StageName = Literal["core", "prune", "distil", "continued", "context"]
 Rival = Literal[
@@ -135,6 +136,8 @@ class Data:
         ):
             if value < least:
                 raise ValueError(f"{name}: got {value}, need at least {least}")
+        if self.vocabulary > MOST_TOKENS:
+            raise ValueError(f"vocabulary: got {self.vocabulary}, need at most {MOST_TOKENS}")
         if (self.source == "files") != bool(self.text):
             raise ValueError("text: name files with --data.source files, and only then")
         if self.tokens and (self.tokenizer is None or any(path.suffix != ".bin" for path in self.text)):
@@ -229,7 +232,7 @@ class OptimizerRace:
     adamw: tuple[float, ...] = (2.8e-3, 4e-3, 5.6e-3)
     rows: int = 12
     length: int = 64
-    warmup: int = 300
+    warmup: int = 100
 
     def __post_init__(self) -> None:
         if not self.adastar or not self.adamw or min(*self.adastar, *self.adamw) <= 0:
@@ -299,6 +302,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: got {self.seeds}, need one or more, all different")
+        if not all(0 <= seed < 2**40 for seed in self.seeds):
+            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 40th")
         for name in ("workers", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")

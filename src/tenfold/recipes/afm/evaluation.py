@@ -44,7 +44,7 @@ def eval_(
     Args:
         model: as for `chat`; with an endpoint, the model's name there.
         tasks: which.
-        limit: first so many items of each task; none with --limit None.
+        limit: first so many items of each task of questions; none with --limit None. Perplexity reads the whole text.
         text: UTF-8 files for the perplexity; none: WikiText-2's validation part from TENFOLD_DATA.
         max_tokens: of an answer.
         endpoint: base URL of an OpenAI-compatible server to ask instead (key: OPENAI_API_KEY); perplexity is left out.
@@ -53,6 +53,8 @@ def eval_(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: got {limit}, need at least 1")
+    if max_tokens < 1:
+        raise UserError(f"--max-tokens: got {max_tokens}, need at least 1")
     console = Console()
     with _opened(model, endpoint, weights) as chat:
         if "perplexity" in tasks:

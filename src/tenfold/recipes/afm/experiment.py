@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
 from tenfold.core.jobs import run_jobs
-from tenfold.core.mesh import is_main
+from tenfold.core.mesh import device_type, is_main
 from tenfold.core.run import Run
+from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import findings
 from tenfold.recipes.afm.chain import device_mesh, step_cost, train_one, trainings, waves
 from tenfold.recipes.afm.config import Config
@@ -27,6 +29,7 @@ def check(config: Config) -> None:
         UserError: no text, or none that can be read; a rival without what it starts from; comparisons under torchrun.
     """
     turns(config)
+    check_memory(config)
     if config.race.steps or config.sweep.steps:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
@@ -34,6 +37,28 @@ def check(config: Config) -> None:
             )
         characters()
     find_text(config.data)
+
+
+def check_memory(config: Config) -> None:
+    """Refuse a model whose weights, gradients and optimizer state cannot be held on this machine's CPUs.
+
+    Raises:
+        UserError: how much is needed and how much there is.
+    """
+    if device_type() != "cpu":
+        return
+    with torch.device("meta"):
+        wide = config.model.wide_ffn or config.model.ffn
+        model = Decoder(
+            config.model.decoder(config.data.vocabulary, config.stages.context.length, ffn=wide), torch.Generator()
+        )
+    share = 16 * model.num_params(embedding=True) / int(os.environ.get("WORLD_SIZE", "1"))
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if share > here:
+        raise UserError(
+            f"model: {model.num_params(embedding=True):,} parameters need {share / 1e9:.0f} GB a process to train, this "
+            f"machine has {here / 1e9:.0f} GB; take a smaller model, more processes, or an accelerator"
+        )
 
 
 def train(config: Config, run: Run) -> Result:

@@ -41,9 +41,10 @@ def chat(
         weights: "int8" reads eight bits a weight: twice the speed or more, a little off.
         threads: processor threads; none: torch's choice.
     """
+    if seed is not None and not -(2**63) <= seed < 2**63:
+        raise UserError(f"--seed: got {seed}, need a number of 64 bits")
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     place = find(model)
     piped = not sys.stdin.isatty()
     question = sys.stdin.read().strip() if piped else ""
@@ -75,6 +76,13 @@ def chat(
                 conversation = [*asked, Message("assistant", _answer(local, asked, sampling))]
             except UserError as error:  # too long, say: the conversation goes on without this turn
                 print(f"error: {error}", file=sys.stderr)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        if not 1 <= threads <= 1024:
+            raise UserError(f"--threads: got {threads}, need 1..1024")
+        torch.set_num_threads(threads)
 
 
 def _answer(model: LocalChatModel, conversation: list[Message], sampling: Sampling) -> str:
@@ -136,8 +144,9 @@ def serve(
     """
     from tenfold.lm.serve import serve as serve_model
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
+    if max_batch < 1 or max_batch_tokens < 64:
+        raise UserError(f"--max-batch, --max-batch-tokens: got {max_batch}, {max_batch_tokens}, need at least 1, 64")
     local = LocalChatModel.from_pretrained(
         model, name, max_batch=max_batch, max_batch_tokens=max_batch_tokens, weights=weights
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ def tokenizer(files: tuple[Path, ...], /, out: Path = Path("tokenizer"), vocabul
         vocabulary: ids at most; little text gives fewer.
     """
     documents = load_texts(_given(files))
+    _folder(out)
     try:
         trained = train_tokenizer((document.text for document in documents), vocabulary)
     except ValueError as error:
@@ -76,6 +78,8 @@ def data(
     """
     documents = load_texts(_given(files))
     encoder = None if tokenizer is None else Tokenizer.load(tokenizer)
+    if encoder is not None and encoder.eos_id is None:
+        raise UserError(f"{tokenizer}: it has no end-of-text token, which closes each document")
     limits = DEFAULT.quality if quality else None
     config = PrepareConfig(html=html, pii=pii, dedup=dedup, quality=limits, decontaminate=decontaminate)
     try:
@@ -83,7 +87,12 @@ def data(
     except UserError as error:
         raise UserError(f"{error}, or leave that step out with --no-decontaminate") from None
     records, report = prepare(documents, config, benchmarks=benchmarks)
-    out.mkdir(parents=True, exist_ok=True)
+    if not records:
+        dropped = ", ".join(
+            f"{step['step']} {step['documents_in'] - step['documents_out']}" for step in report.to_dict()["steps"]
+        )
+        raise UserError(f"files: no document is left (dropped: {dropped}); leave a step out, or give more text")
+    _folder(out)
     write_jsonl(out / "text.jsonl", records)
     write_atomic(out / "report.json", json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
     _print_rows(f"{len(records)} of {len(documents)} documents kept", [step_row(s) for s in report.to_dict()["steps"]])
@@ -122,6 +131,7 @@ def prune(
         seed: of the order of the text.
         runs_dir: where the run folder with its log goes.
     """
+    _result_folder(out)
     decoder, encoder = _open(model)
     try:
         pruner = FFNPruner(decoder, keep or decoder.cfg.ffn_dim // 2, method, generator=_generator(seed))
@@ -165,6 +175,7 @@ def distill(
         seed: of the order of the text.
         runs_dir: where the run folder with its log goes.
     """
+    _result_folder(out)
     decoder, encoder = _open(student)
     taught_by, its_encoder = _open(teacher)
     if encoder.backend.get_vocab(with_added_tokens=True) != its_encoder.backend.get_vocab(with_added_tokens=True):
@@ -180,6 +191,25 @@ def distill(
     _train("distill", decoder, decoder, [], loss, encoder, _Plan(text, steps, length, rows, lr, seed, runs_dir))
     save_model(decoder, encoder, out)
     print(out)
+
+
+def _folder(out: Path) -> None:
+    """Make the folder, before there is work to lose."""
+    if str(out) in ("", "."):
+        raise UserError("--out: name a folder for the result")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be made a folder ({error.strerror}); name another") from None
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out: {out} cannot be written; name another")
+
+
+def _result_folder(out: Path) -> None:
+    """A folder of its own for a model: no other is written over."""
+    _folder(out)
+    if any(out.iterdir()):
+        raise UserError(f"--out: {out} holds files already; name a new folder")
 
 
 def _given(files: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -222,8 +252,11 @@ def _train(
     """Train in place on the text, in a run folder that keeps the log."""
     if not 1 <= plan.length <= decoder.cfg.max_len:
         raise UserError(f"--length: got {plan.length}, need 1..{decoder.cfg.max_len} (the model's longest row)")
-    if min(plan.steps, plan.rows) < 1 or not plan.lr > 0:
-        raise UserError(f"--steps, --rows, --lr: got {plan.steps}, {plan.rows}, {plan.lr}, need more than 0")
+    if min(plan.steps, plan.rows) < 1:
+        raise UserError(f"--steps, --rows: got {plan.steps}, {plan.rows}, need at least 1")
+    if not 0 < plan.lr <= 1:
+        raise UserError(f"--lr: got {plan.lr}, need more than 0, at most 1")
+    _check_seed(plan.seed)
     stream = TokenWindows(tokenize(load_texts(_given(plan.text)), encoder), plan.length, plan.rows, plan.seed)
     settings = OptimizerConfig(lr=plan.lr, warmup=plan.steps // 10)
     decoder.to(device_type())
@@ -248,7 +281,13 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _generator(seed: int) -> torch.Generator:
+    _check_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed: got {seed}, need 0 or more, below 2 to the 63rd")
 
 
 VERBS = {"tokenizer": tokenizer, "data": data, "prune": prune, "distill": distill}
