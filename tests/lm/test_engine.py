@@ -124,6 +124,21 @@ def test_stop_minimum_form_and_until() -> None:
         assert [token.id for token in until] == free[: free.index(free[4]) + 1]
 
 
+def test_a_temperature_too_small_for_float32_is_greedy() -> None:
+    model, ids = decoder().float(), prompt(6)
+    with Engine(model) as engine:
+        greedy = [token.id for token in engine.submit(Request(ids, 10, GREEDY))]
+        for rule in (SamplingRule(1e-39), SamplingRule(1e-320), SamplingRule(1.0, top_p=1e-320)):
+            assert [token.id for token in engine.submit(Request(ids, 10, rule))] == greedy
+
+
+def test_cancelled_requests_make_room_for_others_that_wait() -> None:
+    with Engine(decoder(), max_waiting=2) as engine:
+        for stream in [engine.submit(Request(prompt(6), 4, GREEDY)) for _ in range(2)]:
+            stream.cancel()
+        assert len(list(engine.submit(Request(prompt(6), 4, GREEDY)))) == 4
+
+
 def test_log_probabilities_are_the_models() -> None:
     model, ids = decoder(), prompt(6)
     with Engine(model) as engine:

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -215,6 +216,20 @@ def test_encode_refuses_what_is_no_text(tokenizer: Tokenizer) -> None:
         tokenizer.encode_batch(["good", "ab\ud800"])
     with pytest.raises(UserError, match="text: got int, need a string"):
         tokenizer.encode(5)  # type: ignore[arg-type]
+
+
+def test_bytes_of_the_tokens_are_those_of_the_text() -> None:
+    text = "h\u00e9llo \U0001f600 \u4e2d\u6587 <0x41>\n"
+    ours = train_tokenizer(["hello there"] * 9, 300)
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator([text], tokenizers.trainers.BpeTrainer(vocab_size=280, initial_alphabet=letters))
+    for tokenizer in (ours, Tokenizer(backend)):
+        assert b"".join(tokenizer.token_bytes(id) for id in tokenizer.encode(text)) == text.encode()
+    with pytest.raises(ValueError, match="ids: got token 99999"):
+        ours.token_bytes(99999)
 
 
 def test_faults(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -96,16 +96,14 @@ def _calls(text: str, bare: bool = False) -> tuple[ToolCall, ...]:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
             return ()
         arguments = entry.get("arguments", entry.get("parameters", None if bare else {}))
-        if not isinstance(arguments, dict):
+        if not isinstance(arguments, dict) or _broken(entry["name"]):
             return ()
         written = json.dumps(arguments, ensure_ascii=False)
-        if not (entry["name"] + written).isascii():  # JSON can spell half of a surrogate pair, which no client reads
-            written = json.dumps(arguments) if _broken(written) else written
-            if _broken(entry["name"]):
-                return ()
+        written = json.dumps(arguments) if _broken(written) else written
         calls.append(ToolCall(f"call_{secrets.token_hex(12)}", entry["name"], written))
     return tuple(calls)
 
 
 def _broken(text: str) -> bool:
+    """Whether it holds half of a surrogate pair: JSON can spell it, UTF-8 cannot."""
     return any("\ud800" <= character <= "\udfff" for character in text)
