@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.engine import Engine, EngineBusyError, EngineClosedError, request_seed
+from tenfold.lm.engine import Engine, request_seed
 from tenfold.lm.generate import generate
 from tenfold.lm.request import Finished, NewToken, Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.lm.slots import Slots
+from tenfold.lm.token_stream import EngineBusyError, EngineClosedError
 from tenfold.nn.moe import MoEConfig
 
 CFG = DecoderConfig(vocab_size=50, dim=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=6, ffn_dim=32, max_len=160)

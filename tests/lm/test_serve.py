@@ -18,7 +18,8 @@ import uvicorn
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.serve import ServerLimits, _EventStream, _Job, create_app, serve
+from tenfold.lm.serve import ServerLimits, create_app, serve
+from tenfold.lm.serve_answers import EventStream, Job
 from tenfold.lm.serve_format import ChatBody
 from tenfold.text.chat import EndpointChatModel, Message, Sampling, complete_all
 from tenfold.text.tokenizer import train_tokenizer
@@ -131,6 +132,11 @@ def test_completions(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
     assert whole.choices[0].logprobs is not None
     assert len(whole.choices[0].logprobs.token_logprobs or ()) == (whole.usage.completion_tokens if whole.usage else 0)
+    chunks = client.completions.create(model="tiny", prompt="what is", max_tokens=12, seed=2, stream=True, logprobs=1)
+    reported = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices[0].logprobs]
+    offsets = [offset for each in reported for offset in each.text_offset or ()]
+    assert offsets == whole.choices[0].logprobs.text_offset
+    assert len(set(offsets)) > 1
     ids = client.completions.create(model="tiny", prompt=[300, 301], max_tokens=3)
     assert ids.usage is not None
     assert ids.usage.prompt_tokens == 2
@@ -217,7 +223,7 @@ def test_a_client_that_never_reads_frees_its_place(chat: LocalChatModel) -> None
 
     async def deaf() -> None:
         body = ChatBody.read({"messages": [USER], "max_tokens": 3900, "min_tokens": 3900, "stream": True}, 1)
-        job = _Job(chat, "tiny", body, chat.prompt(body.messages))
+        job = Job(chat, "tiny", body, chat.prompt(body.messages))
         job.start()
 
         async def receive() -> dict:
@@ -227,7 +233,7 @@ def test_a_client_that_never_reads_frees_its_place(chat: LocalChatModel) -> None
         async def send(message: object) -> None:
             await asyncio.sleep(3600)
 
-        response = _EventStream(job, write_seconds=0.1)
+        response = EventStream(job, write_seconds=0.1)
         await asyncio.wait_for(response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send), 5)
 
     asyncio.run(deaf())
@@ -329,6 +335,8 @@ def test_bad_requests_get_one_clear_error(url: str, body: object, status: int, m
         assert answer.status_code == status, answer.text
         assert message in error["message"]
         assert set(error) == {"message", "type", "param", "code"}
+        field, colon, _ = message.partition(":")
+        assert error["param"] == field or not (colon and status == 400)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ import torch
 from tenfold.core.errors import UserError
 from tenfold.core.threads import release_compute_threads
 from tenfold.lm.decoder import Decoder
-from tenfold.lm.engine import Engine, TokenStream, request_seed
+from tenfold.lm.engine import Engine, request_seed
 from tenfold.lm.request import Event, Finished, Form, NewToken, Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.lm.structured import JsonForms
+from tenfold.lm.token_stream import TokenStream
 from tenfold.text.endpoint_errors import ContextLengthError
 from tenfold.text.messages import SAMPLING, Message, Reply, Sampling, Usage
 from tenfold.text.text_stream import TextStream

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import queue
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tenfold.lm.request import Event, Finish, Finished, NewToken, Request, masked_logits, reported
+from tenfold.lm.request import Event, Finish, Request, masked_logits, reported
 from tenfold.lm.sampling import draw_rows
 from tenfold.lm.slots import Slots
 from tenfold.lm.stepper import Compiled, Stepper, Weights
+from tenfold.lm.token_stream import EngineBusyError, EngineClosedError, TokenStream
 from tenfold.nn.moe import dropless, moe_layers
 
 if TYPE_CHECKING:
@@ -29,41 +29,6 @@ if TYPE_CHECKING:
     from tenfold.lm.kv_cache import KVCache
 
 REUSE = 16  # tokens that a kept prefix must save before it is worth moving
-
-
-class TokenStream:
-    """The tokens of one request as they are made: iterate, or `cancel`.
-
-    Attributes:
-        finish: why it ended; None while it runs.
-    """
-
-    def __init__(self, request: Request, listener: Callable[[Event], None] | None, engine: Engine) -> None:
-        self.request = request
-        self._engine = engine
-        self.finish: Finished | None = None
-        self.cancelled = False
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._emit = listener or self._events.put
-
-    def cancel(self) -> None:
-        """Stop making tokens for this request; safe from any thread, also when it has ended."""
-        self.cancelled = True
-
-    def __iter__(self) -> Iterator[NewToken]:
-        while True:
-            try:
-                event = self._events.get_nowait()
-            except queue.Empty:
-                if self._engine.step():
-                    continue
-                event = self._events.get()
-            if isinstance(event, NewToken):
-                yield event
-            elif isinstance(event, Finished):
-                return
-            else:
-                raise event
 
 
 @dataclass(eq=False)
@@ -157,14 +122,14 @@ class Engine:
             EngineBusyError: too many requests wait; EngineClosedError: closed.
         """
         self.check(request)
-        stream = TokenStream(request, listener, self)
+        stream = TokenStream(request, listener, self.step)
         with self._work:
             if self._closed:
                 raise EngineClosedError("engine: closed, it takes no more requests")
             if len(self._waiting) >= self._max_waiting:
                 for gone in [each for each in self._waiting if each.cancelled]:
                     self._waiting.remove(gone)
-                    _finish(gone, "cancelled", 0)
+                    gone.end("cancelled")
             if len(self._waiting) >= self._max_waiting:
                 raise EngineBusyError(f"engine: {self._max_waiting} requests wait already; try again later")
             self._waiting.append(stream)
@@ -260,7 +225,7 @@ class Engine:
             waiting = list(self._waiting)
             self._waiting.clear()
         for stream in waiting:
-            _finish(stream, "cancelled", 0)
+            stream.end("cancelled")
 
     @torch.inference_mode()
     def _turn(self) -> None:
@@ -282,7 +247,7 @@ class Engine:
         """Give the longest waiting request a slot behind the others, if its tokens fit."""
         with self._lock:
             while self._waiting and self._waiting[0].cancelled:
-                _finish(self._waiting.popleft(), "cancelled", 0)
+                self._waiting.popleft().end("cancelled")
             if not self._waiting:
                 return False
             row = _Row(self._waiting[0], torch.Generator().manual_seed(self._waiting[0].request.seed % 2**63))
@@ -377,7 +342,7 @@ class Engine:
         for row, token, report in zip(rows, tokens, reports, strict=True):
             row.new.append(token)
             try:
-                row.stream._emit(report)
+                row.stream.emit(report)
                 stopped = token in row.request.stop or (row.request.until is not None and row.request.until(token))
             except Exception as error:  # noqa: BLE001 - the caller's code: its error ends its own request alone
                 self._leave(row, error)
@@ -407,7 +372,7 @@ class Engine:
         self._end(row, reason)
 
     def _end(self, row: _Row, reason: Finish | Exception) -> None:
-        _finish(row.stream, reason, row.reused)
+        row.stream.end(reason, row.reused)
 
     def _fail(self, error: Exception) -> None:
         """An error in the model itself: every request in the batch ends with it, and nothing computed is kept."""
@@ -416,14 +381,6 @@ class Engine:
         self._slots.tokens = [[] for _ in self._slots.tokens]
         for row in rows:
             self._end(row, error)
-
-
-class EngineBusyError(RuntimeError):
-    """Too many requests wait."""
-
-
-class EngineClosedError(RuntimeError):
-    """The engine was closed."""
 
 
 def request_seed(seed: int, *parts: object) -> int:
@@ -437,10 +394,3 @@ def request_seed(seed: int, *parts: object) -> int:
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """Tokens that two prompts begin with together, as far as it matters."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _finish(stream: TokenStream, reason: Finish | Exception, reused: int) -> None:
-    event: Event = reason if isinstance(reason, Exception) else Finished(reason, reused)
-    stream.finish = event if isinstance(event, Finished) else None
-    with contextlib.suppress(Exception):  # a listener whose event loop is gone: nobody is left to tell
-        stream._emit(event)

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
-import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tenfold.core.errors import UserError
-from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
-from tenfold.lm.engine import EngineBusyError, EngineClosedError, TokenStream
-from tenfold.lm.request import NewToken
-from tenfold.lm.serve_format import (
-    ApiError,
-    ChatBody,
-    CompletionBody,
-    Wire,
-    parse_body,
-)
-from tenfold.text.endpoint_errors import ContextLengthError
-from tenfold.text.tool_calls import OPEN, calls_in, sure_text, tool_names
+from tenfold.lm.chat import LocalChatModel
+from tenfold.lm.serve_format import ApiError, ChatBody, CompletionBody, parse_body
 
 try:
     import uvicorn
     from fastapi import FastAPI, Request
-    from fastapi.responses import JSONResponse, Response, StreamingResponse
+    from fastapi.responses import JSONResponse, Response
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
-    from starlette.types import Message, Receive, Scope, Send
+
+    from tenfold.lm.serve_answers import EventStream, Job, client_error, whole
 except ImportError as missing:
     raise UserError('the server needs FastAPI and uvicorn: pip install "tenfold[serve]"') from missing
 
@@ -138,21 +127,21 @@ def create_app(
         admit(request)
         return card(find(name)[0])
 
-    async def answer(request: Request, job: _Job) -> Response:
+    async def answer(request: Request, job: Job) -> Response:
         # What cannot run ends as an error here, not as a broken stream. In a thread: a large schema takes seconds to compile.
         try:
             await asyncio.to_thread(job.start)
         except asyncio.CancelledError:
             job.cancel()
             raise
-        return _EventStream(job, limits.write_seconds) if job.body.stream else await _whole(request, job)
+        return EventStream(job, limits.write_seconds) if job.body.stream else await whole(request, job)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         parsed = ChatBody.read(await body(request), limits.choices)
         name, model = find(parsed.model)
         ids = await _checked(asyncio.to_thread(model.prompt, parsed.messages, parsed.sampling))
-        return await answer(request, _Job(model, name, parsed, ids))
+        return await answer(request, Job(model, name, parsed, ids))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -162,7 +151,7 @@ def create_app(
         if not ids:
             start = model.tokenizer.bos_id if model.tokenizer.bos_id is not None else model.tokenizer.eos_id
             ids = [] if start is None else [start]
-        return await answer(request, _Job(model, name, parsed, ids))
+        return await answer(request, Job(model, name, parsed, ids))
 
     return app
 
@@ -256,170 +245,4 @@ async def _checked(work: Awaitable[list[int]]) -> list[int]:
     try:
         return await work
     except (UserError, ValueError) as error:
-        raise _client_error(error) from error
-
-
-def _client_error(error: Exception) -> ApiError:
-    if isinstance(error, ContextLengthError):
-        return ApiError(400, str(error), "messages", code="context_length_exceeded")
-    if isinstance(error, EngineBusyError):
-        return ApiError(429, "Too many requests are waiting; try again later.", kind="rate_limit_error")
-    if isinstance(error, EngineClosedError):
-        return ApiError(503, "The server is shutting down.", kind="server_error")
-    if isinstance(error, UserError | ValueError):
-        return ApiError(400, str(error))
-    return ApiError(500, f"internal error: {type(error).__name__}", kind="server_error")
-
-
-class _Job:
-    """One request: its n answers under way, whose pieces arrive in one queue of the event loop."""
-
-    def __init__(self, model: LocalChatModel, name: str, body: ChatBody | CompletionBody, ids: Sequence[int]) -> None:
-        self.model, self.name, self.body, self.ids = model, name, body, ids
-        self.id, self.created = secrets.token_hex(12), int(time.time())
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[int, Heard]] = asyncio.Queue()
-        self._streams: list[TokenStream] = []
-        self._cancelled = False
-
-    def start(self) -> None:
-        try:
-            for index in range(self.body.n):
-                if self._cancelled:
-                    break
-
-                def hear(heard: Heard, index: int = index) -> None:
-                    self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, heard))
-
-                self._streams.append(
-                    self.model.submit(
-                        self.ids, self.body.sampling, hear, index=index, top_logprobs=self.body.top_logprobs
-                    )
-                )
-        except Exception as error:
-            self.cancel()
-            raise _client_error(error) from error
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        for stream in list(self._streams):
-            stream.cancel()
-
-    async def heard(self) -> AsyncIterator[tuple[int, Piece | Ending]]:
-        """(answer, what was heard of it) until all have ended."""
-        going = self.body.n
-        while going:
-            index, heard = await self._queue.get()
-            if isinstance(heard, BaseException):
-                raise _client_error(heard if isinstance(heard, Exception) else RuntimeError())
-            going -= isinstance(heard, Ending)
-            yield index, heard
-
-
-@dataclass
-class _Gathered:
-    text: str
-    tokens: list[NewToken]
-    ending: Ending | None = None
-
-
-async def _whole(request: Request, job: _Job) -> Response:
-    """The answer in one piece; a client that hangs up meanwhile frees its place."""
-    answers = [_Gathered("", []) for _ in range(job.body.n)]
-
-    async def gather() -> None:
-        async for index, heard in job.heard():
-            if isinstance(heard, Ending):
-                answers[index].ending = heard
-            else:
-                answers[index].text += heard.text
-                if heard.token is not None:
-                    answers[index].tokens.append(heard.token)
-
-    work = asyncio.create_task(gather())
-    try:
-        while not work.done():
-            await asyncio.wait({work}, timeout=0.5)
-            if not work.done() and await request.is_disconnected():
-                return Response(status_code=499)  # nobody reads it
-        work.result()
-    finally:
-        work.cancel()
-        job.cancel()
-    endings = [answer.ending for answer in answers if answer.ending is not None]
-    if any(ending.reason == "cancelled" for ending in endings):
-        raise ApiError(503, "The server is shutting down.", kind="server_error")
-    finished = [(answer.text, answer.tokens, ending) for answer, ending in zip(answers, endings, strict=True)]
-    wire = Wire(job.id, job.name, job.created, job.model.tokenizer)
-    if isinstance(job.body, ChatBody):
-        return JSONResponse(wire.chat(job.body, finished))
-    return JSONResponse(wire.completion(job.body, finished))
-
-
-class _EventStream(StreamingResponse):
-    """A streamed answer. A client that hangs up, or takes nothing for `write_seconds`, frees its place."""
-
-    def __init__(self, job: _Job, write_seconds: float) -> None:
-        super().__init__(_events(job), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._job, self._write_seconds = job, write_seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def timed(message: Message) -> None:
-            try:
-                await asyncio.wait_for(send(message), self._write_seconds)
-            except TimeoutError:
-                raise _DeafClientError from None
-
-        try:
-            await super().__call__(scope, receive, timed)
-        except _DeafClientError:
-            pass  # the server closes the connection of an answer that was not completed
-        finally:
-            self._job.cancel()
-
-
-class _DeafClientError(Exception):
-    """The client takes nothing."""
-
-
-async def _events(job: _Job) -> AsyncIterator[bytes]:
-    """The answer as server-sent events."""
-    chat = isinstance(job.body, ChatBody)
-    wire = Wire(job.id, job.name, job.created, job.model.tokenizer)
-    tools = tool_names(job.body.sampling) if chat else frozenset()
-    held = [""] * job.body.n  # text that may still turn out to be a call of a tool
-    silent = [True] * job.body.n  # nothing of the answer was handed out
-    endings: list[Ending] = []
-
-    def event(index: int | None, **content: Any) -> bytes:
-        chunk = wire.chat_chunk(index, **content) if chat else wire.completion_chunk(index, **content)
-        return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-    try:
-        if chat:
-            for index in range(job.body.n):
-                yield event(index, role="assistant")
-        async for index, heard in job.heard():
-            if isinstance(heard, Piece):
-                text = held[index] + heard.text
-                sure = sure_text(text, silent[index]) if tools else len(text)
-                text, held[index] = text[:sure], text[sure:]
-                silent[index] = silent[index] and not text
-                token = heard.token if job.body.wants_logprobs else None
-                if text or token is not None:
-                    yield event(index, text=text, token=token)
-                continue
-            endings.append(heard)
-            if heard.reason == "cancelled":
-                raise ApiError(503, "The server is shutting down.", kind="server_error")
-            text, calls = calls_in(held[index], tools) if silent[index] or OPEN in held[index] else (held[index], ())
-            if text:
-                yield event(index, text=text)
-            if calls:
-                yield event(index, calls=calls)
-            yield event(index, finish="tool_calls" if calls else heard.reason)
-        if job.body.include_usage:
-            yield event(None, usage=endings)
-        yield b"data: [DONE]\n\n"
-    except ApiError as error:
-        yield b"data: " + json.dumps({"error": error.body()}).encode() + b"\n\n"
+        raise client_error(error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class ApiError(Exception):
     Args:
         status: of the HTTP answer.
         message: what was wrong.
-        param: the field.
+        param: the field; None takes the one that a message of a 400 begins with, as in "top_p: got 2, need …".
         kind, code: OpenAI's words for it.
     """
 
@@ -38,6 +39,8 @@ class ApiError(Exception):
         code: str | None = None,
     ) -> None:
         super().__init__(message)
+        if param is None and status == 400 and (named := re.match(r"([a-z_]+)(\[\d+\]|\.[a-z_]+)*(?=: )", message)):
+            param = named[0]
         self.status, self.message, self.param, self.kind, self.code = status, message, param, kind, code
 
     def body(self) -> dict[str, str | None]:
@@ -346,14 +349,16 @@ class Wire:
         *,
         text: str = "",
         token: NewToken | None = None,
+        offset: int = 0,
         finish: str | None = None,
         usage: Sequence[Ending] | None = None,
     ) -> dict[str, Any]:
-        """One event of a streamed completion; `index` None is the last one, which holds the usage alone."""
+        """One event of a streamed completion, its token `offset` characters behind the answer's first; `index` None is
+        the last one, which holds the usage alone."""
         head = self._head("cmpl", "text_completion")
         if index is None:
             return {**head, "choices": [], "usage": _usage(usage or ())}
-        logprobs = None if token is None else self._completion_logprobs([token])
+        logprobs = None if token is None else self._completion_logprobs([token], offset)
         return {**head, "choices": [{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]}
 
     def _head(self, prefix: str, kind: str) -> dict[str, Any]:
@@ -366,21 +371,22 @@ class Wire:
         ]
 
     def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        return {"token": self._spelt(id), "logprob": logprob, "bytes": list(self._bytes(id))}
+        return {"token": self.spelt(id), "logprob": logprob, "bytes": list(self._bytes(id))}
 
-    def _spelt(self, id: int) -> str:
+    def spelt(self, id: int) -> str:
+        """A token's own text; bytes that end within a character show as U+FFFD."""
         return self._bytes(id).decode("utf-8", "replace")
 
     def _bytes(self, id: int) -> bytes:
         return self.tokenizer.token_bytes(id) if id < self.tokenizer.vocab_size else b""
 
-    def _completion_logprobs(self, tokens: Sequence[NewToken]) -> dict[str, Any]:
-        texts = [self._spelt(token.id) for token in tokens]
+    def _completion_logprobs(self, tokens: Sequence[NewToken], offset: int = 0) -> dict[str, Any]:
+        texts = [self.spelt(token.id) for token in tokens]
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._spelt(id): log for id, log in token.top} for token in tokens],
-            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+            "top_logprobs": [{self.spelt(id): log for id, log in token.top} for token in tokens],
+            "text_offset": [offset + sum(map(len, texts[:i])) for i in range(len(texts))],
         }
 
 

@@ -232,7 +232,7 @@ class OptimizerRace:
     adamw: tuple[float, ...] = (2.8e-3, 4e-3, 5.6e-3)
     rows: int = 12
     length: int = 64
-    warmup: int = 100
+    warmup: int = 300
 
     def __post_init__(self) -> None:
         if not self.adastar or not self.adamw or min(*self.adastar, *self.adamw) <= 0:
