@@ -525,6 +525,7 @@ def test_bad_input_of_the_verbs_is_one_line_and_exit_2(
     assert (code, message in error, "\n" in error) == (2, True, False), error
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert not list((tmp_path / "new").glob("*"))
+    assert not (words.startswith(("prune", "distill")) and (tmp_path / "new").exists())
 
 
 @pytest.mark.parametrize(

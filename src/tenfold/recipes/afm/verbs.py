@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,16 +133,16 @@ def prune(
         seed: of the order of the text.
         runs_dir: where the run folder with its log goes.
     """
-    _result_folder(out)
-    decoder, encoder = _open(model)
-    try:
-        pruner = FFNPruner(decoder, keep or decoder.cfg.ffn_dim // 2, method, generator=_generator(seed))
-    except ValueError as error:
-        raise UserError(f"{model}: {error}") from None
-    pruner.to(device_type())
-    plan = _Plan(text, steps, length, rows, lr, seed, runs_dir)
-    _train("prune", pruner, decoder, pruner.score_groups(), lm_loss(z_loss=Z_LOSS), encoder, plan)
-    save_model(pruner.finalize(), encoder, out)
+    with _result_folder(out):
+        decoder, encoder = _open(model)
+        try:
+            pruner = FFNPruner(decoder, keep or decoder.cfg.ffn_dim // 2, method, generator=_generator(seed))
+        except ValueError as error:
+            raise UserError(f"{model}: {error}") from None
+        pruner.to(device_type())
+        plan = _Plan(text, steps, length, rows, lr, seed, runs_dir)
+        _train("prune", pruner, decoder, pruner.score_groups(), lm_loss(z_loss=Z_LOSS), encoder, plan)
+        save_model(pruner.finalize(), encoder, out)
     print(f"{out}: {decoder.cfg.ffn_dim} inner units a layer, {decoder.num_params(embedding=True):,} parameters")
 
 
@@ -175,21 +177,21 @@ def distill(
         seed: of the order of the text.
         runs_dir: where the run folder with its log goes.
     """
-    _result_folder(out)
-    decoder, encoder = _open(student)
-    taught_by, its_encoder = _open(teacher)
-    if encoder.backend.get_vocab(with_added_tokens=True) != its_encoder.backend.get_vocab(with_added_tokens=True):
-        raise UserError(f"{teacher}: another vocabulary than {student}; distillation needs one tokenizer for both")
-    if taught_by.cfg.max_len < length:
-        raise UserError(f"--length: got {length}, {teacher} takes at most {taught_by.cfg.max_len} tokens")
-    taught_by.to(device_type())
-    try:
-        make = distill_top1_loss if targets == "top1" else distill_kl_loss
-        loss = make(taught_by, teacher_weight, z_loss=Z_LOSS)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    _train("distill", decoder, decoder, [], loss, encoder, _Plan(text, steps, length, rows, lr, seed, runs_dir))
-    save_model(decoder, encoder, out)
+    with _result_folder(out):
+        decoder, encoder = _open(student)
+        taught_by, its_encoder = _open(teacher)
+        if encoder.backend.get_vocab(with_added_tokens=True) != its_encoder.backend.get_vocab(with_added_tokens=True):
+            raise UserError(f"{teacher}: another vocabulary than {student}; distillation needs one tokenizer for both")
+        if taught_by.cfg.max_len < length:
+            raise UserError(f"--length: got {length}, {teacher} takes at most {taught_by.cfg.max_len} tokens")
+        taught_by.to(device_type())
+        try:
+            make = distill_top1_loss if targets == "top1" else distill_kl_loss
+            loss = make(taught_by, teacher_weight, z_loss=Z_LOSS)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        _train("distill", decoder, decoder, [], loss, encoder, _Plan(text, steps, length, rows, lr, seed, runs_dir))
+        save_model(decoder, encoder, out)
     print(out)
 
 
@@ -205,11 +207,18 @@ def _folder(out: Path) -> None:
         raise UserError(f"--out: {out} cannot be written; name another")
 
 
-def _result_folder(out: Path) -> None:
-    """A folder of its own for a model: no other is written over."""
+@contextmanager
+def _result_folder(out: Path) -> Iterator[None]:
+    """A folder of its own for a model: no other is written over, and none is left empty by an error."""
     _folder(out)
     if any(out.iterdir()):
         raise UserError(f"--out: {out} holds files already; name a new folder")
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something was written
+            out.rmdir()
+        raise
 
 
 def _given(files: tuple[Path, ...]) -> tuple[Path, ...]:
