@@ -228,8 +228,8 @@ class OptimizerRace:
 
     steps: int = 0
 
-    adastar: tuple[float, ...] = (2.5e-3, 3.5e-3, 5e-3)
-    adamw: tuple[float, ...] = (2.8e-3, 4e-3, 5.6e-3)
+    adastar: tuple[float, ...] = (1.8e-3, 2.5e-3, 3.5e-3, 5e-3)
+    adamw: tuple[float, ...] = (2.8e-3, 4e-3, 5.6e-3, 8e-3)
     rows: int = 12
     length: int = 64
     warmup: int = 300
