@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tenfold.core.catalogue import CATALOGUE, GROUPS, Dataset
+from tenfold.core.catalogue import CATALOGUE, GROUPS
 from tenfold.core.catalogue_rows import BLIMP_FILES, chosen_rows
+from tenfold.core.conversions import unchanged
+from tenfold.core.origins import SHIPPED, Dataset, Origin, Package, Shipped, content_sha256
 
 ROWS = {  # evaluation set: rows chosen, rows there are
     "arc_easy": (1200, 2376),
@@ -34,12 +34,28 @@ def test_entry(dataset: Dataset) -> None:
     assert dataset.licence
     assert not Path(dataset.file).is_absolute()
     for origin in dataset.origins:
-        assert re.fullmatch(r"[0-9a-f]{64}", origin.sha256)
-        assert origin.size > 0
-        assert re.match(r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", origin.url)  # pinned
-        assert " " not in origin.url
-    names = [origin.url.rsplit("/", 1)[1] for origin in dataset.origins]
+        if isinstance(origin, Origin | Package):
+            assert re.fullmatch(r"[0-9a-f]{64}", origin.sha256)
+            assert origin.size > 0
+        if isinstance(origin, Origin):
+            assert re.match(r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", origin.url)  # pinned
+            assert " " not in origin.url
+        elif isinstance(origin, Package):
+            assert re.fullmatch(r"[a-z-]+", origin.package) and re.fullmatch(r"\d+\.\d+\.\d+", origin.version)
+        else:
+            assert origin == Shipped(dataset.file)  # so that `data.path` finds it
+    names = [origin.name for origin in dataset.origins]
     assert len(set(names)) == len(names) >= 1  # they are downloaded into one folder
+    if dataset.convert is unchanged and not isinstance(dataset.origins[0], Shipped):
+        (origin,) = dataset.origins
+        assert isinstance(origin, Origin) and (origin.sha256, origin.size) == (dataset.sha256, dataset.size)
+
+
+@pytest.mark.parametrize("name", ["shapes_train", "shapes_val"])
+def test_what_comes_with_tenfold_is_what_the_catalogue_says(name: str) -> None:
+    content = (SHIPPED / CATALOGUE[name].file).read_bytes()
+    assert content_sha256(CATALOGUE[name].file, content) == CATALOGUE[name].sha256
+    assert len(content) == CATALOGUE[name].size
 
 
 def test_names_and_files_are_distinct() -> None:
@@ -72,8 +88,7 @@ def test_blimp_takes_a_hundred_pairs_of_each_paradigm() -> None:
 def test_prepared_file_has_the_content_promised(dataset: Dataset, data_dir: Path) -> None:
     content = (data_dir / dataset.file).read_bytes()
     assert len(content) == dataset.size
-    plain = gzip.decompress(content) if dataset.file.endswith(".gz") else content
-    assert hashlib.sha256(plain).hexdigest() == dataset.sha256
+    assert content_sha256(dataset.file, content) == dataset.sha256
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "blimp"])

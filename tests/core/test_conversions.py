@@ -61,6 +61,42 @@ def test_first_lines_and_gzip() -> None:
     assert packed([origin])[4:8] == bytes(4)  # no time of packing
 
 
+def test_shuffled_lines_are_drawn_without_repetition() -> None:
+    origin = "".join(f"line {i}\u2028\n" for i in range(9)).encode()
+    drawn = conversions.shuffled_lines(5, seed=0)([origin])
+    assert drawn == conversions.shuffled_lines(5, seed=0)([origin])
+    assert drawn != conversions.shuffled_lines(5, seed=1)([origin])
+    kept = drawn.split(b"\n")[:-1]
+    assert len(set(kept)) == 5 and set(kept) <= set(origin.split(b"\n"))
+    # The known draw: Python's shuffle of 9 with seed 0 starts with 7, 5, 1.
+    assert [line[5:6] for line in kept[:3]] == [b"7", b"5", b"1"]
+
+
+def test_graded_sentences() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("product_reviews_1/", "")
+        archive.writestr("product_reviews_1/README.txt", "about[+1]##not one of the reviews")
+        archive.writestr(
+            "product_reviews_1/Camera_X.txt",
+            "[t]the title\n"
+            "lens[+2],screen[-3][u]## the lens is fine \n"
+            "##nobody graded this sentence\n"
+            "size[+1]##it is small\n"
+            "size[2]##a grade without its sign\n"
+            "no sentence here[+1]\n"
+            "price[-1] ##too dear for ## me\n",
+        )
+    rows = [
+        {"product": "Camera_X", "score": -1, "n": 2, "text": "the lens is fine"},
+        {"product": "Camera_X", "score": -1, "n": 1, "text": "too dear for ## me"},
+    ]
+    got = parse(conversions.graded_reviews(9, seed=1)([buffer.getvalue()]))
+    assert sorted(got, key=lambda row: -row["n"]) == rows
+    assert len(parse(conversions.graded_reviews(1, seed=1)([buffer.getvalue()]))) == 1
+    assert len(parse(conversions.graded_reviews(9, seed=1, words=3)([buffer.getvalue()]))) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "query", "context"),
     [

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tenfold.core import data
-from tenfold.core.catalogue import CATALOGUE, Dataset, Origin
+from tenfold.core.catalogue import CATALOGUE
 from tenfold.core.conversions import first_lines, gzipped, unchanged
 from tenfold.core.errors import UserError
+from tenfold.core.origins import SHIPPED, Dataset, Origin, Shipped
 
 TEXT = b"one\ntwo\nthree\n"
 
@@ -195,9 +196,34 @@ def test_real_catalogue_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.delenv("TENFOLD_DATA", raising=False)
     rows = {row.name: row for row in data.list_datasets()}
     assert set(rows) == set(CATALOGUE)
-    assert not any(row.present for row in rows.values())
+    assert {name for name, row in rows.items() if row.present} == {"shapes_train", "shapes_val"}
+    assert rows["shapes_val"].source == "comes with tenfold"
+    assert rows["emoji_names"].source == "npm emoji-datasource-google 16.0.0"
     assert rows["shakespeare"].size == "1.1 MB"
     assert rows["shakespeare"].source == "github.com/karpathy/char-rnn"
+
+
+def test_what_comes_with_tenfold_is_found_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path))
+    monkeypatch.delenv("TENFOLD_DATA", raising=False)
+    file = "01-ec-dit/shapes/prompts_val.jsonl"
+    assert data.path("shapes_val") == data.path(file) == data.get("shapes_val") == SHIPPED / file
+    assert data.path("shapes") == data.path("01-ec-dit/shapes") == SHIPPED / "01-ec-dit/shapes"
+    with pytest.raises(UserError, match="data not found: 01-ec-dit"):  # the rest of the folder is not here
+        data.path("01-ec-dit")
+    assert data.get("shapes_val", force=True) == tmp_path / "data" / file
+    assert data.path("shapes_val").read_bytes() == (SHIPPED / file).read_bytes()
+
+
+def test_a_folder_in_part_shipped_comes_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = CATALOGUE["shapes_val"].file
+    shipped = dataclasses.replace(CATALOGUE["shapes_val"], origins=(Shipped(file),))
+    fetched = dataclasses.replace(data.CATALOGUE["whole"], file="01-ec-dit/whole.txt")
+    monkeypatch.setattr(data, "CATALOGUE", {"shipped": shipped, "fetched": fetched})
+    folder = data.get("01-ec-dit")
+    assert folder == data.path("01-ec-dit") == world.cache / "data/01-ec-dit"
+    assert (folder / "whole.txt").read_bytes() == TEXT
+    assert (world.cache / "data" / file).is_file()
 
 
 def test_prepared_data_are_found(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

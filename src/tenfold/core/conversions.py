@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,18 @@ def first_lines(count: int) -> Conversion:
     def convert(origins: Sequence[bytes]) -> bytes:
         (content,) = origins
         return b"".join(content.splitlines(keepends=True)[:count])
+
+    return convert
+
+
+def shuffled_lines(count: int, *, seed: int) -> Conversion:
+    """The first `count` lines of the single origin file once its lines are shuffled."""
+
+    def convert(origins: Sequence[bytes]) -> bytes:
+        (content,) = origins
+        lines = content.splitlines(keepends=True)
+        random.Random(seed).shuffle(lines)
+        return b"".join(lines[:count])
 
     return convert
 
@@ -67,6 +80,21 @@ def movie_reviews(origins: Sequence[bytes]) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = sorted(name for name in archive.namelist() if re.search(r"/(neg|pos)/cv\d+_\d+\.txt$", name))
         return _json_lines(_review(name, archive.read(name)) for name in names)
+
+
+def graded_reviews(count: int, *, seed: int, words: int = 4) -> Conversion:
+    """The first `count` graded sentences {product, score, n, text} of the review archives, once they are shuffled.
+
+    A line "feature[+2],other[-1]##text" holds n graded opinions, and their sum is the score. Sentences without a grade
+    or with fewer than `words` words are left out.
+    """
+
+    def convert(origins: Sequence[bytes]) -> bytes:
+        rows = [row for content in origins for row in _graded_sentences(content) if len(row["text"].split()) >= words]
+        random.Random(seed).shuffle(rows)
+        return _json_lines(rows[:count])
+
+    return convert
 
 
 def multiple_choice(name: str, rows: Sequence[int]) -> Conversion:
@@ -122,6 +150,19 @@ def _pair(paradigm: int, number: int, items: list[list[dict[str, Any]]]) -> dict
 def _review(name: str, content: bytes) -> dict[str, Any]:
     _, label, file = name.rsplit("/", 2)
     return {"id": file.split("_")[0], "label": label, "text": content.decode()}
+
+
+def _graded_sentences(archive: bytes) -> Iterable[dict[str, Any]]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as reviews:
+        for name in sorted(reviews.namelist()):
+            product = name.rsplit("/", 1)[1].removesuffix(".txt")
+            if product in ("", "README"):
+                continue
+            for line in reviews.read(name).decode().split("\n"):
+                tags, _, text = line.partition("##")
+                grades = [int(grade) for grade in re.findall(r"\[([+-]\d)\]", tags)]
+                if text and grades:
+                    yield {"product": product, "score": sum(grades), "n": len(grades), "text": text.strip()}
 
 
 def _chosen(name: str, rows: Sequence[int], row: Callable[[dict[str, Any]], dict[str, Any]]) -> Conversion:

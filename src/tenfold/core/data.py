@@ -1,26 +1,25 @@
-"""Where data files are, and how they come: the prepared folder, the cache, or the public origins.
+"""Where data files are, and how they come: the prepared folder, the cache, tenfold itself, or the public origins.
 
 `TENFOLD_DATA` names a folder of data files laid out as in the catalogue; `TENFOLD_CACHE` (default
-`~/.cache/tenfold`) is where fetched data are kept, in the same layout below `data/`.
+`~/.cache/tenfold`) is where fetched data are kept, in the same layout below `data/`. A few small files come with
+tenfold.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from tenfold.core.atomic import write_atomic
-from tenfold.core.catalogue import CATALOGUE, GROUPS, Dataset
+from tenfold.core.catalogue import CATALOGUE, GROUPS
 from tenfold.core.config import did_you_mean
-from tenfold.core.download import disk_faults, download
+from tenfold.core.download import disk_faults
 from tenfold.core.errors import UserError
+from tenfold.core.origins import SHIPPED, Dataset, content_sha256
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def list_datasets() -> list[DatasetInfo]:
             what=dataset.what,
             size=human_size(dataset.size),
             licence=dataset.licence,
-            source=_source(dataset),
+            source=dataset.origins[0].home,
             present=_find(dataset.name, [dataset]) is not None,
         )
         for dataset in CATALOGUE.values()
@@ -115,19 +114,9 @@ def _fetch(dataset: Dataset, force: bool, progress: bool) -> None:
         with FileLock(downloads.with_suffix(".lock")):
             if destination.is_file() and not force:
                 return
-            files = [
-                download(
-                    origin.url,
-                    downloads / PurePosixPath(urlsplit(origin.url).path).name,
-                    sha256=origin.sha256,
-                    size=origin.size,
-                    progress=progress,
-                )
-                for origin in dataset.origins
-            ]
+            files = [origin.bring(downloads, progress=progress) for origin in dataset.origins]
             content = dataset.convert([file.read_bytes() for file in files])
-            plain = gzip.decompress(content) if destination.suffix == ".gz" else content
-            got = hashlib.sha256(plain).hexdigest()
+            got = content_sha256(dataset.file, content)
             if got != dataset.sha256:
                 raise RuntimeError(f"{dataset.name}: conversion gave SHA-256 {got}, expected {dataset.sha256}")
             write_atomic(destination, content)
@@ -157,7 +146,7 @@ def _location(name: str, wanted: list[Dataset]) -> PurePosixPath:
 
 def _find(name: str, wanted: list[Dataset]) -> Path | None:
     """The first place that holds all of it."""
-    for root in _roots():
+    for root in (*_roots(), SHIPPED):
         target = root / _location(name, wanted)
         if target.exists() and all((root / dataset.file).is_file() for dataset in wanted):
             return target
@@ -165,7 +154,7 @@ def _find(name: str, wanted: list[Dataset]) -> Path | None:
 
 
 def _roots() -> list[Path]:
-    """The folders searched, in order. A `TENFOLD_DATA` that is set but wrong is a mistake worth a line."""
+    """The folders searched for data that were brought here, in order. A `TENFOLD_DATA` that is set but wrong is a mistake worth a line."""
     prepared = os.environ.get("TENFOLD_DATA")
     if not prepared:
         return [_data_cache()]
@@ -176,9 +165,3 @@ def _roots() -> list[Path]:
 
 def _data_cache() -> Path:
     return cache_dir() / "data"
-
-
-def _source(dataset: Dataset) -> str:
-    """The web page of the origin: its repository, without the commit."""
-    owner, repository = PurePosixPath(urlsplit(dataset.origins[0].url).path).parts[1:3]
-    return f"github.com/{owner}/{repository}"
