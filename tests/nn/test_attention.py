@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from tenfold.nn.attention import Attention, causal_mask, segment_mask
+from tenfold.nn.attention import Attention, causal_mask, segment_mask, spelt_out_attention
 from tenfold.nn.rotary import Rotary, apply_rotary
 
 D, H, G, HEAD, S = 24, 4, 2, 6, 7
@@ -186,3 +186,35 @@ def test_refuses(arguments: tuple, options: dict, message: str) -> None:
 def test_segment_mask_refuses_one_axis() -> None:
     with pytest.raises(ValueError, match="segment_ids: got shape"):
         segment_mask(torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "additive"])
+@pytest.mark.parametrize("groups", [4, 2, 1])
+def test_spelt_out_attention_equals_torchs(kind: str, groups: int, generator: torch.Generator) -> None:
+    q, k, v = (
+        torch.randn(2, heads, length, HEAD, dtype=torch.float64, generator=generator, requires_grad=True)
+        for heads, length in ((4, 5), (groups, 7), (groups, 7))
+    )
+    mask = {"none": None, "bool": causal_mask(5, 7, q.device), "additive": torch.randn(1, 1, 5, 7).double()}[kind]
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+    got = spelt_out_attention(q, k, v, mask)
+    torch.testing.assert_close(got, want)
+    probe = torch.randn(want.shape, dtype=torch.float64, generator=generator)
+    gradients = [torch.autograd.grad(y, (q, k, v), probe, retain_graph=True) for y in (want, got)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_training_in_16_bits_equals_float32_up_to_rounding(causal: bool, generator: torch.Generator) -> None:
+    attention = Attention(D, H, G, HEAD, causal=causal, qk_norm=True, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, S, D, generator=generator)
+    want = attention(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = attention(x)
+        with torch.no_grad():
+            fused = attention(x)
+    torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(got, fused, rtol=0.05, atol=0.02)
+    got.sum().backward()
+    assert attention.q_proj.weight.grad is not None

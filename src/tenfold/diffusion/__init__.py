@@ -1,0 +1,35 @@
+"""Text-to-image diffusion transformers with experts that choose their tokens (EC-DiT, arXiv 2410.02098).
+
+Names are loaded when first used: importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "ECDiT": "transformer",
+    "ECDiTConfig": "config",
+    "paper_config": "config",
+    "from_pixart": "pixart",
+    "to_pixart": "pixart",
+    "rectified_flow_loss": "flow",
+    "interpolate": "flow",
+    "velocity": "flow",
+    "ddpm_loss": "ddpm",
+    "sample": "sampling",
+    "allocation_map": "allocation",
+    "save_heatmaps": "allocation",
+    "param_report": "reports",
+    "flop_report": "reports",
+    "Codec": "codec",
+    "PixelCodec": "codec",
+    "KLCodec": "codec",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
