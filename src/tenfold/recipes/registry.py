@@ -39,6 +39,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2410.02098",
         "text to image by a mixture-of-experts diffusion transformer, with compute heat-maps",
         "tenfold.recipes.ec_dit",
+        "works",
     ),
     Recipe(
         "afm",

@@ -1,0 +1,236 @@
+"""Settings of an EC-DiT experiment, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from tenfold.diffusion.config import SIZES, ECDiTConfig
+
+Rival = Literal[
+    "dense", "dense-wide", "tc", "random", "race", "ec-2", "ec-4", "ec-16", "ec-group", "random-group"
+]  # fmt: skip
+TextKind = Literal["words", "minilm", "t5", "clip", "bert"]
+GROUP = 4  # images that compete for experts under the group rivals
+
+
+@dataclass(frozen=True)
+class Data:
+    """Captioned pictures and how captions are read.
+
+    Args:
+        source: "shapes", drawn here, with an exact checker; "emoji", 1906 names in two drawing styles (tenfold data get
+            01-ec-dit); "files", the user's own.
+        path: of "files": a folder of pictures with captions beside them or in metadata.jsonl, or a WebDataset .tar.
+        per_prompt: of "shapes": pictures drawn for each of the 296 training prompts.
+        text: "words", a small encoder trained with the model; "minilm", the frozen all-MiniLM-L6-v2 (tenfold models get
+            minilm); "t5", "clip", "bert", a frozen encoder from text_folder.
+        text_folder: of a frozen encoder: config.json, tokenizer files and safetensors.
+        text_length: tokens a caption at most; longer ones are cut.
+        codec_folder: a diffusers AutoencoderKL; none works on pixels.
+        seed: of the pictures that are drawn, the same for every model.
+    """
+
+    source: Literal["shapes", "emoji", "files"] = "shapes"
+    path: Path | None = None
+    per_prompt: int = 64
+    text: TextKind = "words"
+    text_folder: Path | None = None
+    text_length: int = 16
+    codec_folder: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.source == "files") != (self.path is not None):
+            raise ValueError(f"path: got {self.path} with source {self.source!r}, need it with 'files' and only there")
+        if (self.text in ("t5", "clip", "bert")) != (self.text_folder is not None):
+            raise ValueError(
+                f"text_folder: got {self.text_folder} with text {self.text!r}, need it with t5, clip, bert"
+            )
+        for name in ("per_prompt", "text_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Args:
+        steps: optimizer steps.
+        rows: images a step, over all processes.
+        optimizer: "adamw" with betas 0.9, 0.99, or "rmsprop" with momentum, as the paper.
+        lr: peak rate.
+        rates: tried with every kind of model on the first seed, `rate_steps` steps each; each kind takes its best.
+            None: lr for all.
+        rate_steps: see rates.
+        weight_decay: of AdamW, on matrices.
+        clip_norm: largest gradient norm.
+        warmup: steps.
+        final_fraction: last over peak rate, along a cosine.
+        ema: decay of the averaged weights that are sampled and saved.
+        t_dist: times of the flow: "logit_normal" or "uniform".
+        text_dropout: share of captions replaced by the empty one.
+        mask_ratio: share of image tokens left out.
+        precision: "fp32", or "bf16" for the forward and backward pass.
+        log_every, save_every: steps between log rows, between checkpoints.
+        curve_points: losses on held-out pictures over the training.
+    """
+
+    steps: int = 1000
+    rows: int = 64
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    lr: float = 1e-3
+    rates: tuple[float, ...] = ()
+    rate_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    warmup: int = 200
+    final_fraction: float = 0.1
+    ema: float = 0.999
+    t_dist: Literal["logit_normal", "uniform"] = "logit_normal"
+    text_dropout: float = 0.1
+    mask_ratio: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = 20
+    save_every: int = 500
+    curve_points: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "log_every", "save_every", "curve_points"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"warmup: got {self.warmup}, need 0..{self.steps} (steps)")
+        if min((self.lr, *self.rates)) <= 0:
+            raise ValueError(f"lr, rates: got {self.lr}, {self.rates}, need rates above 0")
+        if bool(self.rates) != bool(self.rate_steps) or self.rate_steps < 0:
+            raise ValueError(f"rates, rate_steps: got {self.rates}, {self.rate_steps}, need both or neither")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn from a trained model.
+
+    Args:
+        steps: of the solver.
+        guidance_scale: strength of guidance; 1 is none.
+        guidance_sweep: scales for the figure of rate against scale; none leaves it out.
+        solver: "euler", "heun", "dpmpp2m" or, for the DDPM objective, "ddim".
+        images_per_prompt: of the evaluation.
+    """
+
+    steps: int = 20
+    guidance_scale: float = 3.0
+    guidance_sweep: tuple[float, ...] = ()
+    solver: Literal["euler", "heun", "dpmpp2m", "ddim"] = "euler"
+    images_per_prompt: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.images_per_prompt) < 1:
+            raise ValueError(
+                f"steps, images_per_prompt: got {self.steps}, {self.images_per_prompt}, need at least 1 each"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One model, the rivals it is compared with, and what they are trained and measured on.
+
+    Args:
+        model: the model of the run; rivals differ from it in what their names say.
+        rivals: trained beside it on the same pictures, in the same order, with the same noise: "dense", "dense-wide", "tc",
+            "random", "race" (other routers); "ec-2", "ec-4", "ec-16" (so many experts); "ec-group", "random-group"
+            (experts choose among the tokens of four images).
+        seeds: every model is trained once with each.
+        workers: processes that train models side by side, each on one thread; 1 stays in this process, with all threads.
+        measure: take the heat-map and the routing measures.
+    """
+
+    model: ECDiTConfig = field(default_factory=ECDiTConfig)
+    data: Data = Data()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+    rivals: tuple[Rival, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    workers: int = 1
+    measure: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or not all(0 <= s < 2**40 for s in self.seeds):
+            raise ValueError(
+                f"seeds: got {self.seeds}, need one or more, all different, 0 or more, below 2 to the 40th"
+            )
+        if self.workers < 1:
+            raise ValueError(f"workers: got {self.workers}, need at least 1")
+        if len(set(self.rivals)) != len(self.rivals):
+            raise ValueError(f"rivals: got {self.rivals}, need each once")
+        if self.model.router in self.rivals:
+            raise ValueError(f"rivals: got {self.model.router!r}, which is the model itself")
+        if (self.sampling.solver == "ddim") != (self.model.objective == "ddpm"):
+            raise ValueError(
+                f"solver: got {self.sampling.solver!r} for objective {self.model.objective!r}; ddim is for ddpm"
+            )
+        grouped = [name for name in self.rivals if name.endswith("-group")]
+        if grouped and (self.data.source != "shapes" or self.training.rows % GROUP):
+            raise ValueError(f"rivals: {grouped[0]} needs source 'shapes' and training.rows a multiple of {GROUP}")
+        for name in self.models:
+            self.variant(name)  # refuses what cannot be built
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models: the router of the run's own, then the rivals."""
+        return (self.model.router, *self.rivals)
+
+    def variant(self, name: str) -> ECDiTConfig:
+        """The model settings behind a name of `models`."""
+        if name in get_args(Rival) and "-" in name and name != "dense-wide":
+            router, what = name.split("-")
+            if what == "group":
+                side = self.model.image_size // self.model.patch_size
+                return replace(self.model, router=router, group_size=GROUP * side * side)  # type: ignore[arg-type]
+            return replace(self.model, router=router, num_experts=int(what))  # type: ignore[arg-type]
+        return replace(self.model, router=name)  # type: ignore[arg-type]
+
+
+_FIVE: tuple[Rival, ...] = ("dense", "dense-wide", "tc", "random")
+_PAPER = Training(
+    steps=800_000, rows=4096, optimizer="rmsprop", lr=1e-4, warmup=20_000, final_fraction=1.0, ema=0.9999, precision="bf16",
+    log_every=100, save_every=5000,
+)  # fmt: skip
+
+
+def _paper(name: str) -> Config:
+    """One of the paper's sizes on the user's own latents; the encoders' folders are given on the command line."""
+    return Config(
+        model=SIZES[name],
+        data=Data(source="files", path=Path("data"), text="t5", text_folder=Path("t5"), text_length=77, codec_folder=Path("vae")),
+        training=_PAPER,
+        sampling=Sampling(steps=50, guidance_scale=7.5),
+        measure=False,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Config] = {
+    "tiny": Config(data=Data(per_prompt=16), training=Training(steps=200, ema=0.98, warmup=50)),
+    "laptop": Config(rivals=_FIVE, seeds=(0, 1, 2), workers=2),
+    "compare": Config(
+        rivals=(*_FIVE, "ec-2", "ec-4", "ec-16", "ec-group", "random-group"),
+        seeds=(0, 1, 2),
+        workers=2,
+        sampling=Sampling(guidance_sweep=(1.0, 1.5, 2.0, 3.0, 5.0, 8.0)),
+    ),
+    **{name: _paper(name) for name in ("xl", "xxl", "3xl", "m")},
+}
+PRESETS["paper"] = PRESETS["m"]
+EXPECTED = {
+    "tiny": "one small model on the shapes world, its pictures and where its experts go; one seed; 75 seconds on two cores",
+    "laptop": "expert choice beside dense, twice as wide, token choice and a random router, three seeds; half an hour on two cores",
+    "compare": "the same and 2 to 16 experts, pictures that compete, a sweep of guidance, three seeds; hours on two cores",
+    "xl": "0.5e9 parameters dense, 5.1e9 with 32 experts, on your own latents; a cluster",
+    "xxl": "12.3e9 parameters with 32 experts; a cluster",
+    "3xl": "30.5e9 parameters with 32 experts; a cluster",
+    "m": "95.1e9 parameters with 64 experts; a cluster",
+    "paper": "the same as m",
+}

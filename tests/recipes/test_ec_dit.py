@@ -1,0 +1,528 @@
+"""The experiment end to end at a size of seconds, killed and resumed, on two processes; its measures and findings by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tenfold.cli import main
+from tenfold.core.fit import TrainState
+from tenfold.core.run import Run
+from tenfold.diffusion.config import ECDiTConfig
+from tenfold.recipes.ec_dit import PRESETS, Config, findings, measures, train, training
+from tenfold.recipes.ec_dit.config import GROUP, Data, Sampling, Training
+from tenfold.recipes.ec_dit.evaluation import draw_asked, shapes_rates
+from tenfold.recipes.ec_dit.experiment import best_rates, rate_trials
+from tenfold.recipes.ec_dit.findings import steps_until
+from tenfold.recipes.ec_dit.folder import open_model
+from tenfold.recipes.ec_dit.network import NoisyBatches, build, make_loss
+from tenfold.recipes.ec_dit.pictures import Corpus, Pictures, open_corpus, to_bytes, to_model, write_corpus
+from tenfold.recipes.ec_dit.training import Job
+from tenfold.vision.shapes import render, sample_scene
+
+SMALL = ECDiTConfig(dim=16, num_layers=2, num_heads=2, text_dim=16, patch_size=8, num_experts=4)
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(
+        model=SMALL,
+        data=Data(per_prompt=1),
+        training=Training(steps=6, rows=8, warmup=2, log_every=2, save_every=2, curve_points=3),
+        sampling=Sampling(steps=2, images_per_prompt=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(Data(per_prompt=1), 32, folder)
+    return open_corpus(folder)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with one rival."""
+    config = Config(
+        model=SMALL,
+        data=Data(per_prompt=1),
+        training=Training(steps=2, rows=8, warmup=1),
+        sampling=Sampling(steps=2, images_per_prompt=1),
+        rivals=("dense",),
+    )
+    run = Run.create("ec-dit", "tiny", config, tmp_path_factory.mktemp("runs"))
+    train(config, run)
+    return run.path
+
+
+def weights(run: Run, model: str, seed: int = 0) -> bytes:
+    return (run.path / "models" / f"{model}-seed{seed}" / "denoiser" / "model.safetensors").read_bytes()
+
+
+def test_end_to_end_trains_every_rival_and_reports(config: Config, tmp_path: Path) -> None:
+    rivals = ("dense", "dense-wide", "tc", "random", "ec-2", "ec-group", "random-group")
+    config = replace(
+        config,
+        rivals=rivals,
+        seeds=(0, 1),
+        training=replace(config.training, rates=(1e-3, 2e-3), rate_steps=2),
+        sampling=replace(config.sampling, guidance_sweep=(1.0, 3.0)),
+    )
+    run = Run.create("ec-dit", "laptop", config, tmp_path / "runs")
+    result = train(config, run)
+    names = [claim.name for claim in result.claims]
+    for rival in ("dense", "dense-wide", "tc", "random"):
+        assert f"ec above {rival}: overall rate" in names
+        assert f"ec below {rival}: held-out loss" in names
+        assert f"ec below {rival}: Fréchet distance by a small classifier" in names
+    assert "pictures of more objects get more experts than under a random router" in names
+    assert "4 experts below 2: held-out loss" in names
+    assert "ec reaches dense's final loss in fewer steps" in names
+    assert all(claim.seeds == 2 and claim.holds is not None for claim in result.claims)
+    assert {path.name for path in (run.path / "models").iterdir()} == {
+        f"{model}-seed{seed}" for model in ("ec", *rivals) for seed in (0, 1)
+    }
+    for name in ("samples", "rates", "learning", "guidance", "heat", "objects"):
+        assert (run.path / "figures" / f"{name}.png").stat().st_size > 5000, name
+    rates = json.loads((run.path / "tables" / "rates.json").read_text())["rows"]
+    assert [row["model"] for row in rates][:9] == ["ec", *rivals, "floor"]
+    tried = json.loads((run.path / "tables" / "rates tried.json").read_text())["rows"]
+    assert [set(row) for row in tried] == [{"model", "0.001", "0.002"}] * 8
+    assert "frechet" in run.load_stage("dense-seed1")
+    # Rivals differ in the model alone: the first batch is the same, to the noise.
+    assert run.rows("ec-seed0")[0]["step"] == run.rows("dense-seed0")[0]["step"] == 2
+
+
+class Killed(BaseException):
+    """What no code of the recipe catches, as a kill -9 gives it no chance to."""
+
+
+def test_killed_and_resumed_gives_the_weights_of_one_run(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, rivals=("tc",))
+    whole = Run.create("ec-dit", "tiny", config, tmp_path / "runs")
+    train(config, whole)
+    plain_fit = training.fit
+    kill_at: list[str] = []
+
+    def fit_until_killed(state: TrainState, loss: Any, *, after_step: Any, name: str, **options: Any) -> TrainState:
+        def after(state: TrainState) -> None:
+            after_step(state)
+            if name in kill_at and state.step == 5:  # one step past the checkpoint at 4
+                kill_at.remove(name)
+                raise Killed
+
+        return plain_fit(state, loss, after_step=after, name=name, **options)
+
+    monkeypatch.setattr(training, "fit", fit_until_killed)
+    run = Run.create("ec-dit", "tiny", config, tmp_path / "runs")
+    for name in ("ec-seed0", "tc-seed0"):
+        kill_at.append(name)
+        with pytest.raises(Killed):
+            train(config, Run.open(run.path))
+    train(config, Run.open(run.path))
+    for model in ("ec", "tc"):
+        assert weights(run, model) == weights(whole, model)
+        assert len(run.rows(f"{model}-seed0")) == len(whole.rows(f"{model}-seed0"))
+
+
+def test_a_finished_training_is_not_done_again(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.create("ec-dit", "tiny", config, tmp_path / "runs")
+    first = train(config, run)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(training, "fit", refuse)
+    monkeypatch.setattr("tenfold.recipes.ec_dit.experiment.write_corpus", refuse)
+    second = train(config, Run.open(run.path))
+    assert [claim.value for claim in second.claims] == [claim.value for claim in first.claims]
+
+
+def test_two_ranks_see_the_parts_of_one_batch(corpus: Corpus) -> None:
+    settings = Training(rows=6, steps=1, warmup=0, text_dropout=0.5)
+    whole = next(iter(NoisyBatches(corpus.train, settings, "flow", 3)))
+    parts = [next(iter(NoisyBatches(corpus.train, settings, "flow", 3, rank, 2))) for rank in (0, 1)]
+    for name in ("image", "caption", "t", "noise"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
+    assert 0 < int((whole["caption"] == 0).sum()) < 6
+
+
+@pytest.mark.parametrize("objective", ["flow", "ddpm"])
+def test_batches_go_on_where_they_stood(corpus: Corpus, objective: str) -> None:
+    settings = Training(rows=4, steps=1, warmup=0)
+    first = NoisyBatches(corpus.train, settings, objective, 0)
+    stream = iter(first)
+    next(stream)
+    state = first.state_dict()
+    expected = next(stream)
+    resumed = NoisyBatches(corpus.train, settings, objective, 0)
+    resumed.load_state_dict(state)
+    got = next(iter(resumed))
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not torch.equal(expected["noise"], next(stream)["noise"])
+
+
+def test_the_loss_gives_every_parameter_a_gradient_once_the_zeros_are_gone(corpus: Corpus) -> None:
+    model = build(SMALL, corpus, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    batch = next(iter(NoisyBatches(corpus.train, Training(rows=8, steps=1, warmup=0), "flow", 0)))
+    loss, metrics = make_loss(corpus, "flow", 0.0)(model, batch)
+    loss.backward()
+    assert metrics["weight"] == 8
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_masked_training_and_ddpm_learn_too(config: Config, tmp_path: Path) -> None:
+    for number, changed in enumerate(
+        (
+            replace(config, training=replace(config.training, mask_ratio=0.5, optimizer="rmsprop", lr=1e-4)),
+            replace(config, model=replace(SMALL, objective="ddpm"), sampling=replace(config.sampling, solver="ddim")),
+        )
+    ):
+        run = Run.create("ec-dit", "tiny", changed, tmp_path / f"runs{number}")
+        train(changed, run)
+        losses = [row["held_out_loss"] for row in run.rows("ec-seed0") if "held_out_loss" in row]
+        assert losses[-1] < losses[0]
+
+
+def test_ground_truth_pictures_are_all_right_and_floors_are_those_of_other_prompts(corpus: Corpus) -> None:
+    rng = np.random.default_rng(0)
+    pictures = np.stack([render(sample_scene(row, rng))[None] for row in corpus.asked])
+    rates = shapes_rates(pictures, corpus.asked)
+    assert rates["overall"] == 1
+    assert sum(total for _, total in rates["tasks"].values()) == len(corpus.asked)
+    # A picture of another training prompt: drawn by task, as the floor was.
+    train_pictures, hits = to_bytes(to_model(corpus.train.images)), []
+    for row in corpus.asked:
+        others = rng.choice(len(train_pictures), 40, replace=False)
+        hits.append(shapes_rates(train_pictures[others][None], [row]))
+    assert np.mean([hit["overall"] for hit in hits]) < 0.2
+    assert set(rates["tasks"]) == set(findings.FLOOR)
+
+
+def test_objects_are_found_where_the_scene_has_them() -> None:
+    scene = sample_scene({"include": [{"class": "square", "count": 1, "color": "yellow"}]}, np.random.default_rng(1))
+    picture = torch.from_numpy(render(scene)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    found = measures.object_patches(picture, 4)[0]
+    shape = scene[0]
+    rows, columns = (slice((c - shape.r + 1) // 4, (c + shape.r - 1) // 4 + 1) for c in (shape.y, shape.x))
+    expected = np.zeros((8, 8), dtype=bool)
+    expected[rows, columns] = True
+    assert (found == expected).all()
+
+
+class _Routed:
+    """Stands in for a model whose experts go where a test says."""
+
+    config = replace(SMALL, group_size=GROUP * 16)
+    denoiser: Any = None
+
+    def states(self, text: Tensor, mask: Tensor) -> Tensor:
+        return text[..., None].float()
+
+
+def test_complexity_is_the_slope_of_experts_over_objects(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = measures.object_counts(corpus)
+    assert set(objects.tolist()) == {1, 2, 3, 4}
+
+    def rigged(denoiser: Any, x: Tensor, t: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        counts = torch.tensor(objects[start : start + len(x)])
+        start_next(len(x))
+        return (2 * counts + 1)[None, :, None, None].expand(3, -1, 4, 4)
+
+    start = 0
+
+    def start_next(by: int) -> None:
+        nonlocal start
+        start = (start + by) % len(objects)
+
+    monkeypatch.setattr(measures, "allocation_map", rigged)
+    model: Any = _Routed()
+    model.denoiser = object()
+    found = measures.complexity(model, corpus)
+    assert found["slope"] == pytest.approx(2)
+    assert found["correlation"] == pytest.approx(1)
+
+
+def test_words_are_weighed_by_attention(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One half of the tokens has 4 experts and attends to naming words alone, the other has 1 and attends to the rest."""
+    naming = {"red", "green", "blue", "yellow", "purple", "cyan", "circle", "circles", "square", "squares"}
+    naming |= {"triangle", "triangles", "cross", "crosses"}
+
+    class Denoiser:
+        def cross_attention_maps(self, x: Tensor, t: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+            weights = torch.zeros(2, len(x), 16, mask.shape[1])
+            for i, row in enumerate(corpus.held_out.caption[: len(x)].tolist()):
+                for j, word in enumerate(corpus.captions[row].split()):
+                    weights[:, i, slice(0, 8) if word in naming else slice(8, 16), j] = 1
+            return weights
+
+    def rigged(*_: Any) -> Tensor:
+        experts = torch.ones(1, 32, 4, 4, dtype=torch.int64)
+        experts[:, :, :2] = 4
+        return experts
+
+    monkeypatch.setattr(measures, "allocation_map", rigged)
+    model: Any = _Routed()
+    model.denoiser = Denoiser()
+    assert measures.word_importance(model, corpus, 32) == pytest.approx({"content": 4.0, "function": 1.0})
+
+
+def test_best_rates_are_those_with_the_lowest_loss(config: Config) -> None:
+    config = replace(config, rivals=("dense",), training=replace(config.training, rates=(1e-3, 2e-3), rate_steps=2))
+    jobs = rate_trials(config)
+    assert [(job.model, job.lr) for job in jobs] == [("ec", 1e-3), ("ec", 2e-3), ("dense", 1e-3), ("dense", 2e-3)]
+    assert all(job.trial and job.steps == 2 for job in jobs)
+    rows = [
+        {"model": job.model, "lr": job.lr, "loss": loss} for job, loss in zip(jobs, (2.0, 1.0, 1.0, 2.0), strict=True)
+    ]
+    assert best_rates(config, rows) == {"ec": 2e-3, "dense": 1e-3}
+    assert best_rates(config, []) == {"ec": config.training.lr, "dense": config.training.lr}
+
+
+@pytest.mark.parametrize(
+    ("target", "steps"), [(5.0, 10.0), (4.0, 10.0), (3.0, 15.0), (2.0, 20.0), (1.5, 25.0), (0.5, None)]
+)
+def test_steps_until_a_loss(target: float, steps: float | None) -> None:
+    assert steps_until([(10, 4.0), (20, 2.0), (30, 1.0)], target) == steps
+
+
+def test_the_group_rivals_compete_over_four_pictures() -> None:
+    config = Config(rivals=("ec-group", "ec-16"))
+    assert config.variant("ec-group").group_size == GROUP * 64
+    assert config.variant("ec-16").num_experts == 16
+    assert config.variant("ec") == config.model
+
+
+def test_sample_writes_a_grid(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.png"
+    words = ["ec-dit", "sample", str(run_folder), "a red circle", "two squares", "--out", str(out), "--count", "3"]
+    assert main(words) == 0
+    assert Image.open(out).size == (3 * 260, 2 * 260)
+    assert "2 x 3 pictures of 32 x 32, 2 steps" in capsys.readouterr().out
+    first = out.read_bytes()
+    assert main(words) == 0
+    assert out.read_bytes() == first
+    assert main([*words, "--seed", "1"]) == 0
+    assert out.read_bytes() != first
+
+
+def test_eval_writes_the_layout_and_prints_the_rates(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [
+        {"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "red"}], "prompt": "a red circle"},
+        {"tag": "two_object", "include": [{"class": "circle", "count": 1}, {"class": "cross", "count": 1}], "prompt": "a circle and a cross"},
+    ]  # fmt: skip
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "pictures"
+    model = run_folder / "models" / "dense-seed0"
+    command = ["ec-dit", "eval", str(model), "--prompts", str(prompts), "--images-per-prompt", "2", "--out", str(out)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "two_object" in shown and "overall" in shown
+    assert sorted(path.name for path in out.iterdir()) == ["00000", "00001", "results.jsonl"]
+    assert len((out / "results.jsonl").read_text().splitlines()) == 4
+    assert main([*command[:-1], str(tmp_path / "unjudged"), "--no-judge"]) == 0
+    assert not (tmp_path / "unjudged" / "results.jsonl").exists()
+
+
+def test_heatmap_and_report_verbs(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "heat.png"
+    assert main(["ec-dit", "heatmap", str(run_folder), "a red circle", "--out", str(out), "--step", "0"]) == 0
+    assert Image.open(out).size[0] > 200
+    assert main(["ec-dit", "report", "xl"]) == 0
+    shown = capsys.readouterr().out
+    assert "paper's XL-32E" in shown and "FLOPs an image" in shown
+
+
+def test_the_model_of_a_run_is_its_own_not_a_rival(run_folder: Path) -> None:
+    assert open_model(run_folder).model.config.router == "ec"
+    assert open_model(run_folder / "models" / "dense-seed0").model.config.router == "dense"
+
+
+def test_a_saved_model_draws_what_the_trained_one_drew(run_folder: Path) -> None:
+    run = Run.open(run_folder)
+    held = np.load(run_folder / "samples" / "ec-seed0.npy", allow_pickle=False)
+    pipeline = open_model(run_folder)
+    config = Config(model=SMALL, data=Data(per_prompt=1), sampling=Sampling(steps=2, images_per_prompt=1))
+    drawn = draw_asked(config, pipeline.model, open_corpus(run_folder / "corpus"), 0)
+    assert (drawn == held).all()
+    assert run.finished
+
+
+def test_users_own_pictures(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, name in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (40, 30), name).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a {name} picture")
+    config = replace(config, data=Data(source="files", path=folder), training=replace(config.training, rows=4))
+    run = Run.create("ec-dit", "tiny", config, tmp_path / "runs")
+    train(config, run)
+    corpus = open_corpus(run.path / "corpus")
+    assert (len(corpus.train), len(corpus.held_out)) == (3, 1)
+    assert corpus.asked == [{"prompt": "a white picture"}]
+    assert main(["ec-dit", "sample", str(run.path), "a mauve picture", "--out", str(tmp_path / "x.png")]) == 2
+    assert "'mauve' not among" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+    words = ["ec-dit", "sample", str(run.path), "a mauve picture", "--out", str(tmp_path / "x.png"), "--allow-unk"]
+    assert main(words) == 0
+
+
+def test_emoji_are_held_out_by_style(config: Config, tmp_path: Path) -> None:
+    config = replace(config, data=Data(source="emoji"), training=replace(config.training, steps=2, warmup=1))
+    run = Run.create("ec-dit", "tiny", config, tmp_path / "runs")
+    result = train(config, run)
+    corpus = open_corpus(run.path / "corpus")
+    trained = {corpus.captions[row] for row in corpus.train.caption.tolist()}
+    assert len(corpus.asked) == 184
+    assert not trained & {row["prompt"] for row in corpus.asked}
+    other = {"noto": "twemoji", "twemoji": "noto"}
+    row = corpus.asked[0]
+    assert row["prompt"].replace(row["style"], other[row["style"]], 1) in trained  # the other style is
+    assert [claim.name for claim in result.claims] == ["held-out emoji retrieved above chance"]
+    assert run.load_stage("ec-seed0")["retrieval"]["pictures"] == 184
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny", "--model.patch-size", "5"], "got 32, need a multiple of patch_size = 5"),
+        (["tiny", "--model.num-experts", "0"], "num-experts: got 0"),
+        (["tiny", "--model.capacity-factor", "99"], "capacity-factor: got 99"),
+        (["tiny", "--model.num-kv-heads", "3"], "num-kv-heads: got 3"),
+        (["tiny", "--model.dim", "130"], "dim: got 130"),
+        (["tiny", "--model.moe-layers", "9"], "moe-layers: got 9"),
+        (["tiny", "--model.router", "best"], "router"),
+        (["huge"], "unknown preset"),
+        (["tiny", "--sampling.steps", "0"], "steps, images_per_prompt: got 0"),
+        (["tiny", "--sampling.solver", "ddim"], "ddim is for ddpm"),
+        (["tiny", "--rivals", "ec"], "rivals"),
+        (["tiny", "--training.rates", "1e-3"], "rates, rate_steps"),
+        (["tiny", "--training.lr", "-1"], "lr, rates"),
+        (["tiny", "--data.source", "files"], "path: got None with source 'files'"),
+        (["tiny", "--data.source", "files", "--data.path", "absent"], "data not found: absent"),
+        (["tiny", "--data.text", "t5"], "got None with text 't5'"),
+        (["tiny", "--model.image-size", "64"], "need 32 for the shapes world"),
+        (["tiny", "--data.codec-folder", "absent"], "autoencoder not found"),
+        (["tiny", "--model.text-dim", "64", "--data.text", "minilm"], "text_dim: got 64, need 384"),
+        (["tiny", "--model.in-channels", "4"], "in_channels: got 4, need 3"),
+    ],
+)
+def test_bad_input_of_train_is_one_line_and_exit_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["ec-dit", "train", *arguments, "--runs-dir", str(tmp_path)])
+    error = capsys.readouterr().err.strip()
+    assert code == 2
+    assert message in error and "\n" not in error
+    assert not list(tmp_path.glob("ec-dit/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sample RUN", "prompt"),
+        ("sample absent a", "no model in absent"),
+        ("sample RUN green --out x.jpg", "--out: got x.jpg, need a .png"),
+        ("sample RUN green --out absent/x.png", "need a .png file in a folder that exists"),
+        ("sample RUN green --count 0", "count: got 0"),
+        ("sample RUN green --steps 0", "steps, images_per_prompt: got 0"),
+        ("sample RUN green --solver ddim", "ddim does not fit the model's objective flow"),
+        ("sample RUN green --guidance-scale nan", "guidance_scale: got nan"),
+        ("sample RUN zebra", "'zebra' not among"),
+        ("eval RUN --out RUN", "exists already"),
+        ("eval RUN --out NEW --prompts absent.jsonl", "absent.jsonl not found"),
+        ("eval RUN --out NEW --prompts BAD", "bad.jsonl:1: class: got 'zebra'"),
+        ("heatmap DENSE green", "its router is 'dense'"),
+        ("heatmap RUN green --step 9", "--step: got 9, need -2..1"),
+        ("report tiny --image-size 33", "image_size: got 33"),
+        ("compare tiny --seeds 1 1", "seeds: got (1, 1)"),
+    ],
+)
+def test_bad_input_of_the_verbs_is_one_line_and_exit_2(
+    words: str, message: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps({"tag": "t", "include": [{"class": "zebra", "count": 1}], "prompt": "a circle"}))
+    before = sorted(tmp_path.rglob("*"))
+    places = {"RUN": run_folder, "DENSE": run_folder / "models" / "dense-seed0", "BAD": bad, "NEW": tmp_path / "new"}
+    code = main(["ec-dit", *(str(places.get(word, word)) for word in words.split())])
+    error = capsys.readouterr().err.strip()
+    assert (code, message in error, "\n" in error) == (2, True, False), error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("router", ["ec", pytest.param("tc", marks=pytest.mark.slow)])
+def test_two_processes_train_the_model_of_one(config: Config, router: str, tmp_path: Path) -> None:
+    """The same recipe under torchrun, weights and batches split over two ranks: the same model up to rounding."""
+    if router == "tc":
+        config = replace(config, model=replace(config.model, router="tc"))
+    file = tmp_path / "config.json"
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from tenfold.core.config import from_json\n"
+        "from tenfold.core.mesh import init_distributed, is_main\n"
+        "from tenfold.core.run import Run\n"
+        "from tenfold.recipes.ec_dit import Config, train\n"
+        "from tenfold.cli.recipe import on_all_ranks\n"
+        "config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))\n"
+        "run = on_all_ranks(lambda: Run.create('ec-dit', 'tiny', config, sys.argv[2]))\n"
+        "train(config, run)\n"
+    )
+    from tenfold.core.config import to_json
+
+    file.write_text(json.dumps(to_json(config)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = []
+    for number, start in enumerate(
+        ([sys.executable], [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"])
+    ):
+        runs = tmp_path / f"runs{number}"
+        done = subprocess.run(
+            [*start, str(script), str(file), str(runs)], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (run,) = (runs / "ec-dit").iterdir()
+        found.append(open_model(run).model.state_dict())
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=2e-4, atol=2e-6, msg=name)
+
+
+def test_presets_say_what_they_are() -> None:
+    from tenfold.recipes.ec_dit import EXPECTED
+
+    assert EXPECTED.keys() == PRESETS.keys()
+    assert all(EXPECTED.values())
+    assert PRESETS["m"].model.num_experts == 64
+    assert PRESETS["paper"] is PRESETS["m"]
+    assert set(PRESETS["compare"].rivals) >= {"dense", "dense-wide", "tc", "random"}
+    assert len(PRESETS["compare"].seeds) >= 3
+
+
+def test_pictures_keep_their_bytes() -> None:
+    images = torch.arange(256, dtype=torch.uint8).repeat(12).view(1, 3, 32, 32)
+    assert (to_bytes(to_model(images)) == images.permute(0, 2, 3, 1).numpy()).all()
+    assert len(Pictures(images, torch.zeros(1, dtype=torch.int64))) == 1
+    assert Job("ec", 0, 1e-3, 5, trial=True).name == "ec-lr0.001-seed0"
