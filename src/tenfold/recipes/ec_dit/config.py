@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -29,6 +30,8 @@ class Data:
         text_folder: of a frozen encoder: config.json, tokenizer files and safetensors.
         text_length: tokens a caption at most; longer ones are cut.
         codec_folder: a diffusers AutoencoderKL; none works on pixels.
+        codec_steps: above 0, an autoencoder of 4 channels and sides four times shorter is trained on the pictures first,
+            for so many steps; needs diffusers.
         seed: of the pictures that are drawn, the same for every model.
     """
 
@@ -39,6 +42,7 @@ class Data:
     text_folder: Path | None = None
     text_length: int = 16
     codec_folder: Path | None = None
+    codec_steps: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +51,10 @@ class Data:
         if (self.text in ("t5", "clip", "bert")) != (self.text_folder is not None):
             raise ValueError(
                 f"text_folder: got {self.text_folder} with text {self.text!r}, need it with t5, clip, bert"
+            )
+        if self.codec_steps < 0 or (self.codec_steps and self.codec_folder is not None):
+            raise ValueError(
+                f"codec_steps: got {self.codec_steps} with codec_folder {self.codec_folder}, need 0 or more, one of the two"
             )
         for name in ("per_prompt", "text_length"):
             if getattr(self, name) < 1:
@@ -71,6 +79,7 @@ class Training:
         final_fraction: last over peak rate, along a cosine.
         ema: decay of the averaged weights that are sampled and saved.
         t_dist: times of the flow: "logit_normal" or "uniform".
+        t_mean, t_std: of the normal variable behind the logit-normal times; a mean above 0 trains more on noise.
         text_dropout: share of captions replaced by the empty one.
         mask_ratio: share of image tokens left out.
         precision: "fp32", or "bf16" for the forward and backward pass.
@@ -90,6 +99,8 @@ class Training:
     final_fraction: float = 0.1
     ema: float = 0.999
     t_dist: Literal["logit_normal", "uniform"] = "logit_normal"
+    t_mean: float = 0.0
+    t_std: float = 1.0
     text_dropout: float = 0.1
     mask_ratio: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -103,6 +114,8 @@ class Training:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup: got {self.warmup}, need 0..{self.steps} (steps)")
+        if not (math.isfinite(self.t_mean) and 0 < self.t_std < math.inf):
+            raise ValueError(f"t_mean, t_std: got {self.t_mean}, {self.t_std}, need a number and a number above 0")
         if min((self.lr, *self.rates)) <= 0:
             raise ValueError(f"lr, rates: got {self.lr}, {self.rates}, need rates above 0")
         if bool(self.rates) != bool(self.rate_steps) or self.rate_steps < 0:
@@ -117,6 +130,7 @@ class Sampling:
         steps: of the solver.
         guidance_scale: strength of guidance; 1 is none.
         guidance_sweep: scales for the figure of rate against scale; none leaves it out.
+        shift: above 1 the steps are closer together near the noise.
         solver: "euler", "heun", "dpmpp2m" or, for the DDPM objective, "ddim".
         images_per_prompt: of the evaluation.
     """
@@ -124,10 +138,13 @@ class Sampling:
     steps: int = 20
     guidance_scale: float = 3.0
     guidance_sweep: tuple[float, ...] = ()
+    shift: float = 1.0
     solver: Literal["euler", "heun", "dpmpp2m", "ddim"] = "euler"
     images_per_prompt: int = 4
 
     def __post_init__(self) -> None:
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift: got {self.shift}, need a number above 0")
         if min(self.steps, self.images_per_prompt) < 1:
             raise ValueError(
                 f"steps, images_per_prompt: got {self.steps}, {self.images_per_prompt}, need at least 1 each"

@@ -16,7 +16,7 @@ from tenfold.core.fit import forward_seed
 from tenfold.diffusion.sampling import sample
 from tenfold.recipes.ec_dit.config import Config, Sampling
 from tenfold.recipes.ec_dit.network import SCHEDULE, TextToImage, make_loss
-from tenfold.recipes.ec_dit.pictures import Corpus, find_codec, to_bytes
+from tenfold.recipes.ec_dit.pictures import Corpus, open_codec, to_bytes
 from tenfold.vision.emoji import Drawing, nearest_hits, read_emoji
 from tenfold.vision.geneval import TASKS
 from tenfold.vision.shapes import evaluate
@@ -97,6 +97,7 @@ def draw_pictures(
                     steps=sampling.steps,
                     guidance_scale=sampling.guidance_scale if guidance_scale is None else guidance_scale,
                     solver=sampling.solver,
+                    shift=sampling.shift,
                     schedule=SCHEDULE,
                     noise=noise.to(device),
                     callback=callback,
@@ -127,7 +128,7 @@ def draw_asked(
         seed=seed,
         guidance_scale=guidance_scale,
     )
-    codec = find_codec(config.data)
+    codec = open_codec(corpus.codec_folder)
     pictures = np.concatenate([to_bytes(codec.decode(part)) for part in latents.split(BATCH)])
     return pictures.reshape(len(corpus.asked), each, *pictures.shape[1:])
 

@@ -15,7 +15,7 @@ from tenfold.core.mesh import is_main
 from tenfold.core.run import Run
 from tenfold.recipes.ec_dit.config import Config
 from tenfold.recipes.ec_dit.measures import write_classifier
-from tenfold.recipes.ec_dit.pictures import find_codec, find_encoder, find_pictures, write_corpus
+from tenfold.recipes.ec_dit.pictures import codec_shape, find_encoder, find_pictures, write_corpus
 from tenfold.recipes.ec_dit.training import Job, Row, device_mesh, judges_distance, step_cost, train_one
 
 
@@ -27,12 +27,12 @@ def check(config: Config) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and config.workers > 1:
         raise UserError(f"workers: got {config.workers} under torchrun, need 1; its processes train one model together")
-    codec, model = find_codec(config.data), config.model
-    if model.in_channels != codec.channels:
-        raise UserError(f"model.in_channels: got {model.in_channels}, need {codec.channels} (of the codec)")
+    (channels, factor), model = codec_shape(config.data), config.model
+    if model.in_channels != channels:
+        raise UserError(f"model.in_channels: got {model.in_channels}, need {channels} (of the codec)")
     if config.data.text != "words" and model.text_dim != (width := find_encoder(config.data).dim):
         raise UserError(f"model.text_dim: got {model.text_dim}, need {width} (of the text encoder)")
-    find_pictures(config.data, model.image_size * codec.factor)
+    find_pictures(config.data, model.image_size * factor)
 
 
 def train(config: Config, run: Run) -> Result:

@@ -1,11 +1,12 @@
 """A trained model as a folder that the verbs open: the denoiser, its word encoder, and how text and pictures are coded.
 
-denoiser/config.json, denoiser/model.safetensors; words/ where the word encoder was trained; pipeline.json.
+denoiser/config.json, denoiser/model.safetensors; words/ and codec/ where these were trained; pipeline.json.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from tenfold.diffusion.codec import Codec
 from tenfold.diffusion.transformer import ECDiT
 from tenfold.recipes.ec_dit.config import Config, Data, Sampling
 from tenfold.recipes.ec_dit.network import TextToImage
-from tenfold.recipes.ec_dit.pictures import Corpus, find_codec, find_encoder
+from tenfold.recipes.ec_dit.pictures import CODEC, Corpus, find_encoder, open_codec
 from tenfold.text.encoders import WordEncoder
 
 PIPELINE = "pipeline.json"
@@ -33,6 +34,8 @@ def save_model(model: TextToImage, corpus: Corpus, config: Config, folder: Path)
     model.denoiser.save_pretrained(folder / "denoiser")
     if model.words is not None:
         model.words.save(folder / "words")
+    if config.data.codec_steps and corpus.codec_folder is not None:
+        shutil.copytree(corpus.codec_folder, folder / CODEC, dirs_exist_ok=True)
     about = {"data": to_json(config.data), "sampling": to_json(config.sampling), "note": corpus.note}
     write_atomic(folder / PIPELINE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
@@ -86,9 +89,11 @@ def open_model(path: Path, *, allow_unk: bool | None = None) -> Pipeline:
         ECDiT.from_pretrained(folder / "denoiser"),
         WordEncoder.load(words, allow_unk=allow_unk) if words.is_dir() else None,
     )
+    own = folder / CODEC
     data = from_json(Data, about["data"], where=f"{folder / PIPELINE}: data")
+    codec = own if own.is_dir() else data.codec_folder
     sampling = from_json(Sampling, about["sampling"], where=f"{folder / PIPELINE}: sampling")
-    return Pipeline(model.to(device_type()).eval(), data, sampling, find_codec(data))
+    return Pipeline(model.to(device_type()).eval(), data, sampling, open_codec(codec))
 
 
 def _own_model(run: Path, found: Sequence[Path]) -> Path:

@@ -24,13 +24,14 @@ from tenfold.diffusion.flow import interpolate
 from tenfold.recipes.ec_dit.config import GROUP, Config, Sampling
 from tenfold.recipes.ec_dit.evaluation import draw_pictures
 from tenfold.recipes.ec_dit.network import TextToImage
-from tenfold.recipes.ec_dit.pictures import Corpus, open_corpus, to_bytes, to_model
+from tenfold.recipes.ec_dit.pictures import Corpus, open_codec, open_corpus, to_bytes, to_model
 from tenfold.text.words import normalised_words
 from tenfold.vision.frechet import SmallClassifier, frechet_distance, train_classifier
 from tenfold.vision.shapes import detect
 from tenfold.vision.shapes_world import BACKGROUND, KINDS, PALETTE
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the flow, at which held-out pictures are looked at
+CLASSIFIED = 4096  # pictures that the classifier learns from, at most about
 PICTURES = 44  # drawn for the heat-maps
 CLASSIFIER = "classifier.safetensors"
 CONTRAST = 80  # distance in RGB from which a pixel is no background
@@ -67,7 +68,7 @@ class HeatMaps:
         times: of the steps, (N,), falling.
         experts: (N, R, B, h, w) counts.
         objects: (B, h, w), where the finished picture shows something.
-        pictures: the finished ones, (B, 3, H, W) in the model's space.
+        pictures: the finished ones, (B, 3, H, W) in [-1, 1].
         captions: (B,).
     """
 
@@ -112,13 +113,14 @@ def heat_maps(model: TextToImage, corpus: Corpus, captions: Sequence[str], sampl
 
     with torch.no_grad():
         states = model.states(text, mask)
-    pictures = draw_pictures(
+    latents = draw_pictures(
         model, text, mask, (corpus.text[0], corpus.text_mask[0]), tuple(corpus.train.images.shape[1:]), sampling,
         seed=seed, callback=look,
     )  # fmt: skip
-    return HeatMaps(
-        times, torch.stack(experts).numpy(), object_patches(pictures, model.config.patch_size), pictures, list(captions)
-    )
+    codec = open_codec(corpus.codec_folder)
+    pictures = codec.decode(latents)
+    objects = object_patches(pictures, model.config.patch_size * codec.factor)
+    return HeatMaps(times, torch.stack(experts).numpy(), objects, pictures, list(captions))
 
 
 def object_patches(pictures: Tensor, patch: int) -> NDArray[np.bool_]:
@@ -212,9 +214,18 @@ def shape_labels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     return labels
 
 
+@torch.no_grad()
+def as_seen(corpus: Corpus, images: Tensor) -> Tensor:
+    """Stored pictures as (N, 3, H, W) in [-1, 1], behind the codec."""
+    codec = open_codec(corpus.codec_folder)
+    return torch.cat([codec.decode(to_model(part)).clamp(-1, 1) for part in images.split(256)])
+
+
 def write_classifier(folder: Path, steps: int = 400) -> None:
     """Train the classifier behind the Fréchet distance on a corpus' training pictures, and keep it beside them."""
-    images = to_model(open_corpus(folder).train.images)
+    corpus = open_corpus(folder)
+    every = max(1, len(corpus.train) // CLASSIFIED)
+    images = as_seen(corpus, corpus.train.images[::every])
     model = train_classifier(images, shape_labels(list(to_bytes(images))), steps=steps)
     with replacing(folder / CLASSIFIER) as temporary:
         save_file(model.state_dict(), temporary)
@@ -227,4 +238,4 @@ def distance_to_held_out(folder: Path, corpus: Corpus, pictures: NDArray[np.uint
     model = SmallClassifier(len(tensors["head.bias"]), torch.Generator())
     model.load_state_dict(tensors)
     drawn = to_model(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-    return frechet_distance(*(model.features(x).numpy() for x in (drawn, to_model(corpus.held_out.images))))
+    return frechet_distance(*(model.features(x).numpy() for x in (drawn, as_seen(corpus, corpus.held_out.images))))

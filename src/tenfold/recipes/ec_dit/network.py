@@ -125,7 +125,8 @@ class NoisyBatches:
             slice(*(self.training.rows * r // self.world for r in (self.rank, self.rank + 1))),
         )
         if self.objective == "flow":
-            t = sample_t(rows, t_dist=self.training.t_dist, generator=generator)
+            training = self.training
+            t = sample_t(rows, t_dist=training.t_dist, mu=training.t_mean, sigma=training.t_std, generator=generator)
         else:
             t = torch.randint(SCHEDULE.steps, (rows,), generator=generator)
         noise = torch.randn(rows, *batch["image"].shape[1:], generator=generator)

@@ -20,7 +20,8 @@ from tenfold.core.atomic import replacing, write_atomic
 from tenfold.core.config import read_object
 from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
-from tenfold.core.mesh import device_type
+from tenfold.core.mesh import device_type, is_main
+from tenfold.core.progress import TrainingProgress
 from tenfold.diffusion.codec import Codec, KLCodec, PixelCodec
 from tenfold.lm import pretrained
 from tenfold.recipes.ec_dit.config import Data
@@ -31,6 +32,8 @@ from tenfold.vision.image_text import open_image_text
 from tenfold.vision.shapes import render, sample_scene
 from tenfold.vision.shapes_world import PALETTE, SIZE
 
+CODEC = "codec"  # folder of an autoencoder that was trained here
+CODEC_CHANNELS, CODEC_FACTOR = 4, 4
 HELD_OUT = 512  # pictures of the shapes world that the validation loss is taken on
 ASKED = 64  # captions of the user's own that are asked for
 
@@ -63,6 +66,7 @@ class Corpus:
         text_mask: bool (T, L).
         asked: what is asked for in the evaluation, a row each with "prompt" and, for shapes, GenEval's conditions.
         note: what the data are, one sentence.
+        codec_folder: the autoencoder behind the model's space; None for pixels.
     """
 
     train: Pictures
@@ -72,6 +76,7 @@ class Corpus:
     text_mask: Tensor
     asked: list[dict[str, Any]]
     note: str
+    codec_folder: Path | None
 
     @property
     def frozen_text(self) -> bool:
@@ -95,9 +100,17 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return result
 
 
-def find_codec(data: Data) -> Codec:
-    """The codec of a config."""
-    return PixelCodec() if data.codec_folder is None else KLCodec(data.codec_folder, device=device_type())
+def open_codec(folder: Path | None) -> Codec:
+    """The autoencoder of a folder; None is pixels."""
+    return PixelCodec() if folder is None else KLCodec(folder, device=device_type())
+
+
+def codec_shape(data: Data) -> tuple[int, int]:
+    """Channels of the model's space, and pixels a side of one of its cells."""
+    if data.codec_steps:
+        return CODEC_CHANNELS, CODEC_FACTOR
+    codec = open_codec(data.codec_folder)
+    return codec.channels, codec.factor
 
 
 def find_encoder(data: Data) -> HFTextEncoder:
@@ -143,12 +156,15 @@ def write_corpus(data: Data, side: int, folder: Path) -> None:
     Raises:
         UserError: data that are absent or cannot be used.
     """
-    codec = find_codec(data)
+    _, factor = codec_shape(data)
     make = {"shapes": _shapes, "emoji": _emoji, "files": _files}[data.source]
-    train, held_out, asked, note = make(data, side * codec.factor)
+    train, held_out, asked, note = make(data, side * factor)
     captions = ["", *dict.fromkeys([*train.captions, *held_out.captions, *(row["prompt"] for row in asked)])]
     captions = list(dict.fromkeys(captions))
     row = {caption: number for number, caption in enumerate(captions)}
+    folder.mkdir(parents=True, exist_ok=True)
+    codec_folder = _own_codec(data, train.images, folder)
+    codec = open_codec(codec_folder)
     tensors = {}
     for name, part in (("train", train), ("held_out", held_out)):
         tensors[f"{name}.images"] = _encoded(part.images, codec)
@@ -159,12 +175,11 @@ def write_corpus(data: Data, side: int, folder: Path) -> None:
         )
     else:
         tensors["text"], tensors["text_mask"] = _states(find_encoder(data), captions)
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "pictures.safetensors") as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    write_atomic(
-        folder / "corpus.json", json.dumps({"captions": captions, "asked": asked, "note": note}, ensure_ascii=False)
-    )
+    place = None if codec_folder is None else CODEC if data.codec_steps else str(codec_folder.absolute())
+    about = {"captions": captions, "asked": asked, "note": note, "codec": place}
+    write_atomic(folder / "corpus.json", json.dumps(about, ensure_ascii=False))
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -173,7 +188,26 @@ def open_corpus(folder: Path) -> Corpus:
     tensors = load_file(folder / "pictures.safetensors")
     train, held_out = (Pictures(tensors[f"{n}.images"], tensors[f"{n}.caption"]) for n in ("train", "held_out"))
     captions, asked, note = (about[name] for name in ("captions", "asked", "note"))
-    return Corpus(train, held_out, captions, tensors["text"], tensors["text_mask"], asked, note)
+    codec = None if about.get("codec") is None else folder / str(about["codec"])
+    return Corpus(train, held_out, captions, tensors["text"], tensors["text_mask"], asked, note, codec)
+
+
+def _own_codec(data: Data, images: NDArray[np.uint8], folder: Path) -> Path | None:
+    """The folder of the autoencoder; trained on the pictures first, where that was asked for."""
+    if not data.codec_steps:
+        return data.codec_folder
+    from tenfold.diffusion.autoencoder import train_autoencoder
+
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    with TrainingProgress("autoencoder", shown=is_main()) as bar:
+        train_autoencoder(
+            pictures,
+            folder / CODEC,
+            steps=data.codec_steps,
+            seed=data.seed,
+            after_step=lambda step, loss: bar.update(step / data.codec_steps, step, loss, 0.0),
+        )
+    return folder / CODEC
 
 
 def _encoded(images: NDArray[np.uint8], codec: Codec) -> Tensor:

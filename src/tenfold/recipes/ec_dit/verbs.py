@@ -282,6 +282,7 @@ def _sampling(pipeline: Pipeline, guidance_scale: float | None, steps: int | Non
         chosen = Sampling(
             steps=own.steps if steps is None else steps,
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
+            shift=own.shift,
             solver=own.solver if solver is None else solver,
         )
     except ValueError as error:
