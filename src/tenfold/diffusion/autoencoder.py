@@ -67,7 +67,7 @@ def train_autoencoder(
             y = model.decode(posterior.sample(generator=generator)).sample
         loss = F.mse_loss(y.float(), x) + KL_WEIGHT * posterior.kl().float().mean()
         if not bool(torch.isfinite(loss)):
-            raise UserError(f"codec: the loss is {float(loss)} at step {step} (learning rate {lr:g}); lower the rate")
+            raise UserError(f"codec: the loss is {loss.item()} at step {step} (learning rate {lr:g}); lower the rate")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -229,14 +229,31 @@ def _paper(name: str) -> Config:
     )  # fmt: skip
 
 
+# Latents, as in the paper: a token's noise must be small beside the model's width, since the velocity carries all of it.
+_LATENT = Config(
+    model=ECDiTConfig(image_size=8, in_channels=4, patch_size=1, dim=64, num_layers=4, num_heads=2, text_dim=64),
+    data=Data(codec_steps=1200),
+    training=Training(
+        steps=1200, lr=6e-3, warmup=100, ema=0.995, t_mean=0.5, precision="bf16", log_every=50, save_every=300
+    ),
+    sampling=Sampling(guidance_scale=2.0, shift=2.0),
+    rivals=_FIVE,
+    seeds=(0, 1, 2),
+    workers=2,
+)
 PRESETS: dict[str, Config] = {
-    "tiny": Config(data=Data(per_prompt=16), training=Training(steps=200, ema=0.98, warmup=50)),
-    "laptop": Config(rivals=_FIVE, seeds=(0, 1, 2), workers=2),
-    "compare": Config(
+    "tiny": Config(
+        model=ECDiTConfig(dim=64, num_layers=4, num_heads=2, text_dim=64),
+        data=Data(per_prompt=16),
+        training=Training(steps=300, rows=32, lr=4e-3, ema=0.98, warmup=50, t_mean=0.5, precision="bf16"),
+        sampling=Sampling(guidance_scale=2.0, shift=2.0, images_per_prompt=2),
+    ),
+    "laptop": _LATENT,
+    "compare": replace(
+        _LATENT,
+        training=replace(_LATENT.training, steps=6000, rates=(3e-3, 6e-3, 1.2e-2), rate_steps=600, curve_points=30),
+        sampling=replace(_LATENT.sampling, guidance_sweep=(1.0, 1.5, 2.0, 3.0, 5.0, 8.0)),
         rivals=(*_FIVE, "ec-2", "ec-4", "ec-16", "ec-group", "random-group"),
-        seeds=(0, 1, 2),
-        workers=2,
-        sampling=Sampling(guidance_sweep=(1.0, 1.5, 2.0, 3.0, 5.0, 8.0)),
     ),
     **{name: _paper(name) for name in ("xl", "xxl", "3xl", "m")},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def samples_figure(
     each = pictures.shape[1]
     across = max(1, min(3, len(asked)))
     lines = -(-len(asked) // across)
-    figure = Figure(figsize=(across * (0.75 * each + 0.5), 1.15 * lines), layout="constrained")
+    figure = Figure(figsize=(across * (0.75 * each + 0.6), (1.15 if each > 1 else 1.35) * lines), layout="constrained")
     grid = figure.subplots(lines, across * each, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
@@ -51,7 +52,8 @@ def samples_figure(
             for spine in axis.spines.values():
                 spine.set_color({True: "#2ca02c", False: "#d62728", None: "#999999"}[verdict])
                 spine.set_linewidth(1.8)
-        grid[line][start].set_title(row["prompt"], fontsize=7, loc="left", parse_math=False)
+        words = textwrap.fill(textwrap.shorten(row["prompt"], 60, placeholder=" …"), max(16, 15 * each))
+        grid[line][start].set_title(words, fontsize=7, loc="left", parse_math=False)
     return figure
 
 
@@ -132,7 +134,7 @@ def heat_figure(file: Path, most: int = 5) -> Figure:
         first = grid[line][0]
         if block == 0:
             first.imshow(pictures[number], interpolation="nearest")
-            first.set_title(str(captions[number]), fontsize=7, loc="left", parse_math=False)
+            first.set_title(textwrap.fill(str(captions[number]), 20), fontsize=7, loc="left", parse_math=False)
         for column, step in enumerate(steps, 1):
             axis = grid[line][column]
             shades = axis.imshow(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from tenfold.core.config import read_object
 from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type, is_main
-from tenfold.core.progress import TrainingProgress
 from tenfold.diffusion.codec import Codec, KLCodec, PixelCodec
 from tenfold.lm import pretrained
 from tenfold.recipes.ec_dit.config import Data
@@ -199,13 +199,14 @@ def _own_codec(data: Data, images: NDArray[np.uint8], folder: Path) -> Path | No
     from tenfold.diffusion.autoencoder import train_autoencoder
 
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    with TrainingProgress("autoencoder", shown=is_main()) as bar:
+    with Progress(disable=not is_main()) as progress:
+        bar = progress.add_task("autoencoder", total=data.codec_steps)
         train_autoencoder(
             pictures,
             folder / CODEC,
             steps=data.codec_steps,
             seed=data.seed,
-            after_step=lambda step, loss: bar.update(step / data.codec_steps, step, loss, 0.0),
+            after_step=lambda step, _: progress.update(bar, completed=step),
         )
     return folder / CODEC
 
