@@ -35,11 +35,14 @@ class Room:
 @pytest.mark.parametrize("places", [1, 3, 50])
 def test_the_bound_holds_over_loops_in_threads(places: int) -> None:
     room = Room(Gate(places))
+    together = threading.Barrier(4)
+    seconds = 0.5 if places == 50 else 0.001  # long enough for loops that start late to meet inside
 
     def work() -> None:
         async def visits() -> None:
-            await asyncio.gather(*(room.visit(0.001) for _ in range(20)))
+            await asyncio.gather(*(room.visit(seconds) for _ in range(20)))
 
+        together.wait(20)
         asyncio.run(visits())
 
     threads = [threading.Thread(target=work) for _ in range(4)]
