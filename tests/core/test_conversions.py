@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import tarfile
 import zipfile
 from typing import Any
 
@@ -162,3 +163,23 @@ def test_blimp_rows_count_through_the_files() -> None:
 def test_blimp_needs_whole_paradigms() -> None:
     with pytest.raises(ValueError, match=r"got \[2\] pairs a file, need 3"):
         conversions.blimp([0], per_paradigm=3)([lines(blimp_pair("p", 0), blimp_pair("p", 1))])
+
+
+def test_text_out_of_an_archive() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in (("train.txt", b"a\tr\tb\r\nb\tr\ta\r\n"), ("test.txt", b"a\tr\ta\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert conversions.archived_text("train.txt")([buffer.getvalue()]) == b"a\tr\tb\nb\tr\ta\n"
+    assert conversions.archived_text("test.txt")([buffer.getvalue()]) == b"a\tr\ta\n"
+    with pytest.raises(KeyError, match="valid"):
+        conversions.archived_text("valid.txt")([buffer.getvalue()])
+
+
+def test_triples_of_numbers_get_their_names() -> None:
+    entities = b"3\r\nann\t1\r\nbob\t0\r\ncy\t2\r\n"
+    relations, triples = b"2\nlikes\t1\nsees\t0\n", b"2\n0 1 1\n2 0 0"
+    converted = conversions.numbered_triples([entities, relations, triples])
+    assert converted == b"bob\tlikes\tann\ncy\tsees\tbob\n"

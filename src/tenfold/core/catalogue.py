@@ -9,8 +9,9 @@ from __future__ import annotations
 from tenfold.core.catalogue_afm import AFM
 from tenfold.core.catalogue_ec_dit import EC_DIT
 from tenfold.core.catalogue_evaluation import EVALUATION
+from tenfold.core.catalogue_kg import GRAPHS, KG
 
-CATALOGUE = {dataset.name: dataset for dataset in (*EC_DIT, *AFM, *EVALUATION)}
+CATALOGUE = {dataset.name: dataset for dataset in (*EC_DIT, *AFM, *KG, *EVALUATION)}
 
 # Names for several sets at once; a folder such as `02-afm` or `02-afm/text` is one as well.
 GROUPS = {
@@ -18,6 +19,7 @@ GROUPS = {
     "geneval": ("geneval_prompts", "geneval_objects"),
     "shapes": ("shapes_train", "shapes_val"),
     "bfcl": ("bfcl_simple_python", "bfcl_simple_python_answers"),
+    **{graph: tuple(f"{graph}_{part}" for part in ("train", "valid", "test")) for graph in GRAPHS},
     "novels": tuple(name for name in CATALOGUE if name.startswith("book_")),
     "gsm8k": ("gsm8k_train", "gsm8k_test_a", "gsm8k_solutions_a"),
     "evaluation": tuple(dataset.name for dataset in EVALUATION),

@@ -11,6 +11,7 @@ import io
 import json
 import random
 import re
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -62,6 +63,32 @@ def gzipped(convert: Conversion) -> Conversion:
         return buffer.getvalue()
 
     return compressed
+
+
+def archived_text(name: str) -> Conversion:
+    """The text file `name` of the single origin, a gzipped tar archive; its lines end in a line feed alone."""
+
+    def convert(origins: Sequence[bytes]) -> bytes:
+        (content,) = origins
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            member = archive.extractfile(name)
+            if member is None:
+                raise ValueError(f"archive: got no file behind the name {name}, need a text")
+            return member.read().replace(b"\r\n", b"\n")
+
+    return convert
+
+
+def numbered_triples(origins: Sequence[bytes]) -> bytes:
+    """Lines "head, relation, tail" of names, split by tabs, of triples of numbers in the layout of OpenKE.
+
+    The origins are the entities and the relations, lines "name number", and the triples, lines "head tail relation" of
+    numbers; the first line of each counts the others.
+    """
+    entities, relations, triples = ([line.split() for line in text.decode().split("\n")[1:]] for text in origins)
+    entity, relation = ({row[1]: row[0] for row in rows if row} for rows in (entities, relations))
+    rows = (f"{entity[head]}\t{relation[kind]}\t{entity[tail]}\n" for head, tail, kind in filter(None, triples))
+    return "".join(rows).encode()
 
 
 def gutenberg_book(origins: Sequence[bytes]) -> bytes:

@@ -1,0 +1,42 @@
+"""Questions to knowledge graphs, answered by walks that can be seen (KG-SSRL, arXiv 2405.13640).
+
+Names are loaded when first used: importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "KnowledgeGraph": "knowledge_graph",
+    "AnswerIndex": "answers",
+    "WalkEnv": "environment",
+    "State": "environment",
+    "Actions": "environment",
+    "PathLabeller": "labels",
+    "MinervaPolicy": "policies",
+    "MultiHopPolicy": "policies",
+    "sl_loss": "losses",
+    "reinforce_loss": "losses",
+    "HitReward": "losses",
+    "ShapedReward": "losses",
+    "train_scorer": "embed",
+    "ScorerConfig": "embed",
+    "check_vocabulary": "embed",
+    "from_pykeen": "pykeen_scorer",
+    "beam_search": "beam",
+    "evaluate": "metrics",
+    "rank_metrics": "metrics",
+    "Reasoner": "reasoner",
+    "Answer": "reasoner",
+    "explain_html": "explain",
+    "plot_paths": "explain",
+    "synthetic_kg": "synthetic",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
