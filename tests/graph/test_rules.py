@@ -18,7 +18,14 @@ from tenfold.graph.synthetic import synthetic_kg
 @pytest.fixture
 def kg() -> KnowledgeGraph:
     return KnowledgeGraph.from_triples(
-        [("x", "aunt", "y"), ("x", "aunt", "z"), ("x", "mother", "m"), ("m", "sister", "y"), ("m", "sister", "w")]
+        [
+            ("x", "aunt", "y"),
+            ("x", "aunt", "z"),
+            ("x", "mother", "m"),
+            ("m", "sister", "y"),
+            ("m", "sister", "w"),
+            ("w", "aunt", "w"),
+        ]
     )
 
 
@@ -42,7 +49,7 @@ def test_counts_by_hand(kg: KnowledgeGraph) -> None:
         "x aunt: mother . sister y",  # the same pair by the same rule
         "x aunt: . mother sister w",  # false, or not known
         "x aunt: aunt . . z",
-        "x aunt: . . . x",  # no rule
+        "w aunt: . . . w",  # true, but no rule
         "x aunt: mother sister . -",  # no walk
         "x mother: mother . . m",
     )

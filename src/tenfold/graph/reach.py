@@ -192,7 +192,7 @@ class Reach:
         return torch.bincount(query[leads], minlength=len(self.source)) > 0
 
     def _push(self, query: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the next level: all that leads to the pairs [N] which the last one was made of; return those for the next."""
+        """Add the next level, from the pairs [N] that the last step found; return the pairs that this one found."""
         pairs, level, size = self.pairs, self.levels[-1].copy(), len(self.pairs.ptr) - 1
         first = len(self.levels) == 1
         if not first:
