@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tenfold.core import model_folder
 from tenfold.core.errors import UserError
-from tenfold.diffusion import pretrained
 from tenfold.diffusion.config import ECDiTConfig
 from tenfold.diffusion.pretrained import write_model
 from tenfold.diffusion.transformer import ECDiT
@@ -86,7 +86,7 @@ def test_an_interrupted_write_leaves_the_old_model(tmp_path: Path, monkeypatch: 
             raise OSError("disk full")
         path.write_bytes(b"half")
 
-    monkeypatch.setattr(pretrained, "save_file", fails)
+    monkeypatch.setattr(model_folder, "save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         write_model(make(1), tmp_path, max_shard_bytes=30_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

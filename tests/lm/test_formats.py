@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from tenfold.core import model_folder
 from tenfold.core.errors import UserError
-from tenfold.lm import formats
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.formats import write_decoder
 from tenfold.nn.moe import MoEConfig
@@ -185,7 +185,7 @@ def test_a_failed_save_leaves_the_older_model(
             raise OSError(28, "No space left on device")
         save_file(tensors, path, **options)
 
-    monkeypatch.setattr(formats, "save_file", full_disk)
+    monkeypatch.setattr(model_folder, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_decoder(newer, tmp_path, max_shard_bytes=3000)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -312,7 +312,7 @@ def test_missing_and_torn_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights not found"):
         Decoder.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="does not parse"):
+    with pytest.raises(UserError, match="not valid JSON"):
         Decoder.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="vocab_size: missing, need int"):

@@ -59,7 +59,7 @@ def write(run: Path) -> Path:
     """
     path = run / "report.html"
     section = read_section(run)
-    html = _environment().get_template("report.html").render(section=section, title=section.about["title"])
+    html = environment().get_template("report.html").render(section=section, title=section.about["title"])
     write_atomic(path, html)
     return path
 
@@ -77,7 +77,7 @@ def write_collection(path: Path, title: str, entries: Sequence[Entry]) -> Path:
     rows = [(entry, None if entry.run is None else read_section(entry.run)) for entry in entries]
     links = [_link(path, entry.run / "report.html") if entry.run is not None else None for entry in entries]
     total = sum(section.seconds for _, section in rows if section)
-    template = _environment().get_template("collection.html")
+    template = environment().get_template("collection.html")
     html = template.render(title=title, rows=list(zip(rows, links, strict=True)), total=total)
     write_atomic(path, html)
     return path
@@ -261,7 +261,8 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the pages' templates come from; everything put into them is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

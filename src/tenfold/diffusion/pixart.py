@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tenfold.core.errors import UserError
+from tenfold.core.model_folder import write_folder
 from tenfold.diffusion.config import ECDiTConfig
-from tenfold.diffusion.pretrained import CLASS_NAME, check_depth, check_tensors, read_folder, write_folder
+from tenfold.diffusion.pretrained import CLASS_NAME, check_depth, check_tensors, read_folder
 from tenfold.diffusion.transformer import ECDiT
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.linear import init_generator

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenfold.core.atomic import write_atomic
+from tenfold.core.report import environment
 from tenfold.graph.reasoner import Answer
 from tenfold.graph.vocabulary import INVERSE
 
@@ -279,17 +280,9 @@ def _percent(share: float) -> str:
 
 def _template() -> Any:
     """The page, in the frame and the colours of the run reports."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tenfold.core", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(BOX=BOX, SIZE=SIZE, MAX_LISTED=MAX_LISTED)
-    return environment.from_string(PAGE)
+    pages = environment()
+    pages.globals.update(BOX=BOX, SIZE=SIZE, MAX_LISTED=MAX_LISTED)
+    return pages.from_string(PAGE)
 
 
 PAGE = """

@@ -8,28 +8,20 @@ with the same tensor names as Llama and Mixtral. Fields that config.json has no 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import reprlib
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tenfold.core.atomic import replacing, sync
+from tenfold.core.config import read_object
 from tenfold.core.errors import UserError
+from tenfold.core.model_folder import CONFIG, FLOATS, listed, read_tensors, whole_state, write_folder
 from tenfold.lm.config_json import config_from_json, config_to_json
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.nn.rotary import half_to_interleaved, interleaved_to_half
-
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Names of one expert's three matrices, and of the sparse layer that holds them, in the two layouts.
 MIXTRAL = "block_sparse_moe", ("w1", "w3", "w2")
@@ -49,43 +41,11 @@ def write_decoder(model: Decoder, folder: Path, *, max_shard_bytes: int = 5_000_
     Raises:
         ValueError: weights that are spread over processes.
     """
-    from torch.distributed.tensor import DTensor  # here, since it takes a while to import
-
-    state = model.state_dict()
-    if any(isinstance(tensor, DTensor) for tensor in state.values()):
-        raise ValueError(
-            "model: got weights sharded over processes, need whole ones: load nn.moe_parallel.gather_state(model) into "
-            "a plain Decoder and save that"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    state = whole_state(model)
     config = config_to_json(model.cfg)
     dtype = next(model.parameters()).dtype
     config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    tensors = {name: tensor.contiguous() for name, tensor in to_hf(state, model.cfg).items()}
-    shards = _shards(tensors, max_shard_bytes)
-    names = (
-        [WEIGHTS]
-        if len(shards) == 1
-        else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    )
-    older = {folder / WEIGHTS, folder / INDEX, *folder.glob("model-?????-of-?????.safetensors")}
-    with replacing(folder / CONFIG) as new_config:
-        new_config.write_text(json.dumps(config, indent=1), encoding="utf-8")
-        with ExitStack() as stack:
-            for name, shard in zip(names, shards, strict=True):
-                temporary = stack.enter_context(replacing(folder / name))
-                save_file(shard, temporary, metadata={"format": "pt"})
-                sync(temporary)  # now, so that only renames remain for the end
-            if len(shards) > 1:
-                where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-                index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": where}
-                new_index = stack.enter_context(replacing(folder / INDEX))
-                new_index.write_text(json.dumps(index, indent=1), encoding="utf-8")
-                names.append(INDEX)
-            # From here until the new config stands, the folder counts as incomplete: it holds files of both models.
-            (folder / CONFIG).unlink(missing_ok=True)
-        for stale in older - {folder / name for name in names}:
-            stale.unlink(missing_ok=True)
+    write_folder(folder, config, to_hf(state, model.cfg), max_shard_bytes=max_shard_bytes)
 
 
 def read_decoder(path: Path, *, dtype: torch.dtype | None = None, overrides: Mapping[str, object]) -> Decoder:
@@ -97,7 +57,7 @@ def read_decoder(path: Path, *, dtype: torch.dtype | None = None, overrides: Map
     else:
         config = _read_config(path)
         config_from_json(config, str(path))  # refuse before the weights are read
-        tensors = _read_tensors(path)
+        tensors = read_tensors(path)
     return build_decoder(config, tensors, where=str(path), dtype=dtype, overrides=overrides)
 
 
@@ -168,7 +128,7 @@ def from_hf(tensors: Mapping[str, Tensor], model: Decoder, where: str) -> dict[s
     cfg = model.cfg
     own = model.state_dict()
     if odd := [f"{name} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items() if t.dtype not in FLOATS]:
-        raise UserError(f"{where}: weights of a type that is not read: {_listed(odd)}; need float16 to float64")
+        raise UserError(f"{where}: weights of a type that is not read: {listed(odd, 20)}; need float16 to float64")
     given = _canonical(tensors, cfg)
     _check_tied(given, cfg, where)
     _match({name: tensor.shape for name, tensor in to_hf(own, cfg).items()}, given, where)
@@ -268,7 +228,7 @@ def _match(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], where:
         if name in given and given[name].shape != shape
     ]
     faults = [
-        f"{kind} {_listed(names)}"
+        f"{kind} {listed(names, 20)}"
         for kind, names in (("missing", missing), ("extra", extra), ("wrong shape", wrong))
         if names
     ]
@@ -276,70 +236,8 @@ def _match(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], where:
         raise UserError(f"{where}: tensors do not fit the config: {'; '.join(faults)}")
 
 
-def _listed(names: list[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"model not found: {path} (need a folder with config.json and safetensors, or a .gguf file)")
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} does not parse: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: got {type(content).__name__}, need a JSON object")
-    return content
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).is_file():
-        return _load(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
-        raise UserError(
-            f"weights not found: {folder / WEIGHTS} (pickled .bin weights are not read; convert them first)"
-        )
-    where = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise UserError(
-            f"{folder / INDEX}: weight_map: got {reprlib.repr(where)}, need a shard's name for every tensor"
-        )
-    for name in where.values():
-        # A bare name: what another folder holds is not this model.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(
-                f"{folder / INDEX}: weight_map: got {reprlib.repr(name)}, need the name of a .safetensors file beside it"
-            )
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(where.values())):
-        if not (folder / name).is_file():
-            raise UserError(f"weights not found: {folder / name}, a shard that {INDEX} names")
-        tensors |= _load(folder / name)
-    if lacking := sorted(set(where) - set(tensors)):
-        raise UserError(f"{folder}: the shards lack tensors of {INDEX}: {_listed(lacking)}")
-    return tensors
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
-
-
-def _shards(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in tensors.items():
-        if shards[-1] and sum(map(_bytes, shards[-1].values())) + _bytes(tensor) > most:
-            shards.append({})
-        shards[-1][name] = tensor
-    return shards
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return read_object(path)

@@ -1,6 +1,6 @@
 """EC-DIT: a text-to-image diffusion transformer whose experts choose their tokens (Sun et al. 2024, arXiv 2410.02098).
 
-tiny: about a minute on two cores, one seed, no claim. laptop: half an hour, five models, three seeds: does expert choice
+tiny: about a minute on two cores, one seed, no claim. laptop: about half an hour by estimate, five models, three seeds: does expert choice
 beat dense, twice as wide, token choice and a random router? compare: the same for hours. xl, xxl, 3xl, m: the paper's sizes.
 """
 

@@ -260,8 +260,8 @@ PRESETS: dict[str, Config] = {
 PRESETS["paper"] = PRESETS["m"]
 EXPECTED = {
     "tiny": "one small model on the shapes world, its pictures and where its experts go; one seed; 75 seconds on two cores",
-    "laptop": "expert choice beside dense, twice as wide, token choice and a random router, three seeds; half an hour on two cores",
-    "compare": "the same and 2 to 16 experts, pictures that compete, a sweep of guidance, three seeds; hours on two cores",
+    "laptop": "expert choice beside dense, twice as wide, token choice and a random router, three seeds; about half an hour on two cores (an estimate)",
+    "compare": "the same and 2 to 16 experts, pictures that compete, a sweep of guidance, three seeds; hours on two cores (an estimate)",
     "xl": "0.5e9 parameters dense, 5.1e9 with 32 experts, on your own latents; a cluster",
     "xxl": "12.3e9 parameters with 32 experts; a cluster",
     "3xl": "30.5e9 parameters with 32 experts; a cluster",

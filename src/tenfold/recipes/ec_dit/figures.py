@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tenfold.recipes.ec_dit.config import Config
-from tenfold.recipes.ec_dit.findings import FLOOR, FLOOR_OVERALL, of
+from tenfold.recipes.ec_dit.findings import of
 from tenfold.vision.geneval import TASKS
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def samples_figure(
     return figure
 
 
-def rates_figure(config: Config, rows: Sequence[Row]) -> Figure:
+def rates_figure(config: Config, rows: Sequence[Row], floor: Mapping[str, float]) -> Figure:
     """Rate of every model by task."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -76,8 +76,7 @@ def rates_figure(config: Config, rows: Sequence[Row]) -> Figure:
             axis.plot([place] * len(rate), rate, "k.", markersize=3)
         axis.set_xticks(range(len(shown)), [name.replace("_", " ") for name in shown])
         for place, group in enumerate(shown):
-            floor = FLOOR_OVERALL if group == "overall" else FLOOR[group]
-            axis.hlines(floor, place - 0.45, place + 0.45, color="black", linestyles="dotted", linewidth=1)
+            axis.hlines(floor[group], place - 0.45, place + 0.45, color="black", linestyles="dotted", linewidth=1)
     axis.set_ylabel("share of pictures that are right")
     axis.set_ylim(0, 1)
     axis.legend(ncols=4, fontsize=8)
@@ -105,7 +104,7 @@ def curves_figure(config: Config, curves: Mapping[str, Mapping[int, list[tuple[i
     return figure
 
 
-def guidance_figure(config: Config, rows: Sequence[Row]) -> Figure:
+def guidance_figure(config: Config, rows: Sequence[Row], floor: float) -> Figure:
     """Overall rate against the guidance scale."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -114,7 +113,7 @@ def guidance_figure(config: Config, rows: Sequence[Row]) -> Figure:
         scales = [float(scale) for scale in own[0]["sweep"]]
         rates = np.array([list(row["sweep"].values()) for row in own])
         axis.plot(scales, rates.mean(0), "o-", label=model, color=COLOURS[model], markersize=3)
-    axis.axhline(FLOOR_OVERALL, color="black", linestyle="dotted", linewidth=1)
+    axis.axhline(floor, color="black", linestyle="dotted", linewidth=1)
     axis.set_xlabel("guidance scale")
     axis.set_ylabel("overall rate")
     axis.legend(fontsize=8)

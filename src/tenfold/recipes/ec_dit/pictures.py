@@ -26,10 +26,11 @@ from tenfold.diffusion.codec import Codec, KLCodec, PixelCodec
 from tenfold.lm import pretrained
 from tenfold.recipes.ec_dit.config import Data
 from tenfold.text.encoders import HFTextEncoder, WordEncoder
+from tenfold.text.words import normalised_words
 from tenfold.vision.emoji import read_emoji
 from tenfold.vision.geneval import read_metadata
 from tenfold.vision.image_text import open_image_text
-from tenfold.vision.shapes import render, sample_scene
+from tenfold.vision.shapes import evaluate, render, sample_scene
 from tenfold.vision.shapes_world import PALETTE, SIZE
 
 CODEC = "codec"  # folder of an autoencoder that was trained here
@@ -66,6 +67,7 @@ class Corpus:
         text_mask: bool (T, L).
         asked: what is asked for in the evaluation, a row each with "prompt" and, for shapes, GenEval's conditions.
         note: what the data are, one sentence.
+        floor: of shapes: what pictures of other training prompts score on what is asked, by task and "overall".
         codec_folder: the autoencoder behind the model's space; None for pixels.
     """
 
@@ -76,6 +78,7 @@ class Corpus:
     text_mask: Tensor
     asked: list[dict[str, Any]]
     note: str
+    floor: dict[str, float]
     codec_folder: Path | None
 
     @property
@@ -159,8 +162,7 @@ def write_corpus(data: Data, side: int, folder: Path) -> None:
     _, factor = codec_shape(data)
     make = {"shapes": _shapes, "emoji": _emoji, "files": _files}[data.source]
     train, held_out, asked, note = make(data, side * factor)
-    captions = ["", *dict.fromkeys([*train.captions, *held_out.captions, *(row["prompt"] for row in asked)])]
-    captions = list(dict.fromkeys(captions))
+    captions = list(dict.fromkeys(["", *train.captions, *held_out.captions, *(row["prompt"] for row in asked)]))
     row = {caption: number for number, caption in enumerate(captions)}
     folder.mkdir(parents=True, exist_ok=True)
     codec_folder = _own_codec(data, train.images, folder)
@@ -170,15 +172,16 @@ def write_corpus(data: Data, side: int, folder: Path) -> None:
         tensors[f"{name}.images"] = _encoded(part.images, codec)
         tensors[f"{name}.caption"] = torch.tensor([row[caption] for caption in part.captions])
     if data.text == "words":
-        tensors["text"], tensors["text_mask"] = WordEncoder(captions, 4, 0, max_length=data.text_length).tokenize(
-            captions
-        )
+        read = [" ".join(normalised_words(caption)[: data.text_length]) for caption in captions]
+        reader = WordEncoder(read, 4, 0, max_length=data.text_length)
+        tensors["text"], tensors["text_mask"] = reader.tokenize(read)
     else:
         tensors["text"], tensors["text_mask"] = _states(find_encoder(data), captions)
     with replacing(folder / "pictures.safetensors") as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
     place = None if codec_folder is None else CODEC if data.codec_steps else str(codec_folder.absolute())
-    about = {"captions": captions, "asked": asked, "note": note, "codec": place}
+    about: dict[str, Any] = {"captions": captions, "asked": asked, "note": note, "codec": place}
+    about["floor"] = shapes_floor(asked, data.seed) if data.source == "shapes" else {}
     write_atomic(folder / "corpus.json", json.dumps(about, ensure_ascii=False))
 
 
@@ -189,7 +192,8 @@ def open_corpus(folder: Path) -> Corpus:
     train, held_out = (Pictures(tensors[f"{n}.images"], tensors[f"{n}.caption"]) for n in ("train", "held_out"))
     captions, asked, note = (about[name] for name in ("captions", "asked", "note"))
     codec = None if about.get("codec") is None else folder / str(about["codec"])
-    return Corpus(train, held_out, captions, tensors["text"], tensors["text_mask"], asked, note, codec)
+    floor = about.get("floor", {})
+    return Corpus(train, held_out, captions, tensors["text"], tensors["text_mask"], asked, note, floor, codec)
 
 
 def _own_codec(data: Data, images: NDArray[np.uint8], folder: Path) -> Path | None:
@@ -244,6 +248,30 @@ def _shapes(data: Data, _: int) -> tuple[_Drawn, _Drawn, list[dict[str, Any]], s
         f"{len(asked)} other prompts are asked for"
     )
     return drawn, held_out, asked, note
+
+
+def shapes_floor(asked: Sequence[dict[str, Any]], seed: int = 0, others: int = 20) -> dict[str, float]:
+    """The share of pictures of another training prompt that pass for what is asked: what knowing nothing scores.
+
+    Args:
+        asked: prompts in GenEval's form.
+        seed: of the choice and of the pictures.
+        others: pictures drawn for each; a task is drawn first, then one of its training prompts.
+    Returns:
+        rates by task, and "overall", their mean.
+    """
+    rng = np.random.default_rng([seed, 2])
+    train = read_metadata(data_path("shapes_train"))
+    tags = list(dict.fromkeys(row["tag"] for row in train))
+    by_tag = {tag: [row for row in train if row["tag"] == tag] for tag in tags}
+    hits: dict[str, list[bool]] = {}
+    for row in asked:
+        for _ in range(others):
+            rows = [each for each in by_tag[tags[rng.integers(len(tags))]] if each["prompt"] != row["prompt"]]
+            picture = render(sample_scene(rows[rng.integers(len(rows))], rng))
+            hits.setdefault(row["tag"], []).append(evaluate(picture, row).correct)
+    rates = {tag: float(np.mean(each)) for tag, each in hits.items()}
+    return {**rates, "overall": float(np.mean(list(rates.values())))}
 
 
 def _draw(rows: Sequence[dict[str, Any]], rng: np.random.Generator) -> _Drawn:

@@ -10,7 +10,7 @@ import numpy as np
 from tenfold.core.run import Run
 from tenfold.recipes.ec_dit import figures, findings
 from tenfold.recipes.ec_dit.config import Config
-from tenfold.recipes.ec_dit.pictures import open_corpus
+from tenfold.recipes.ec_dit.pictures import Corpus, open_corpus
 from tenfold.recipes.ec_dit.training import Job
 from tenfold.vision.shapes import evaluate
 
@@ -23,13 +23,15 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
     corpus = open_corpus(run.path / "corpus")
     shapes = config.data.source == "shapes"
     curves = read_curves(config, run)
-    run.text("summary", summary(config, rows, corpus.note))
+    run.text("summary", summary(config, rows, corpus))
     run.figure("samples", samples(config, run, corpus.asked, shapes), caption=sample_caption(config, shapes))
     if shapes:
         run.figure(
-            "rates", figures.rates_figure(config, rows), caption="Dots are seeds; dotted: a picture of another prompt."
+            "rates",
+            figures.rates_figure(config, rows, corpus.floor),
+            caption="Dots are seeds; dotted: a picture of another prompt.",
         )
-        run.table("rates", findings.rate_table(config, rows), note=findings.rate_note(config, rows))
+        run.table("rates", findings.rate_table(config, rows, corpus.floor), note=findings.rate_note(config, rows))
     run.figure(
         "learning",
         figures.curves_figure(config, curves),
@@ -41,7 +43,11 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
         note="An operation is a multiplication or an addition of a matrix product.",
     )
     if shapes and config.sampling.guidance_sweep:
-        run.figure("guidance", figures.guidance_figure(config, rows), caption="Means over seeds; dotted: the floor.")
+        run.figure(
+            "guidance",
+            figures.guidance_figure(config, rows, corpus.floor["overall"]),
+            caption="Means over seeds; dotted: the floor.",
+        )
     measured = [model for model in config.models if all("heat" in row for row in findings.of(rows, model))]
     if measured:
         routing(config, run, rows, measured)
@@ -51,7 +57,7 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
             rate_trials(trials),
             note=f"Held-out loss of the first seed after {config.training.rate_steps} steps.",
         )
-    for claim in findings.make_claims(config, rows, curves):
+    for claim in findings.make_claims(config, rows, curves, corpus.floor):
         run.claim(claim)
 
 
@@ -113,15 +119,15 @@ def sample_caption(config: Config, shapes: bool) -> str:
     )
 
 
-def summary(config: Config, rows: Sequence[Row], note: str) -> str:
+def summary(config: Config, rows: Sequence[Row], corpus: Corpus) -> str:
     """The run in words."""
     own = findings.of(rows, config.models[0])
-    words = [f"{note[0].upper()}{note[1:]}."]
+    words = [f"{corpus.note[0].upper()}{corpus.note[1:]}."]
     if config.data.source == "shapes":
         rates = findings.plus_minus([findings.overall(row) for row in own])
         words.append(
             f"Model {config.models[0]} ({findings.MODELS[config.models[0]]}) gets {rates} of them right over GenEval's tasks; a "
-            f"picture of another prompt would score {findings.FLOOR_OVERALL}."
+            f"picture of another prompt would score {corpus.floor['overall']:.3f}."
         )
         for rival in config.rivals:
             rates = findings.plus_minus([findings.overall(row) for row in findings.of(rows, rival)])

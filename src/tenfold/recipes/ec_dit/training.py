@@ -17,7 +17,6 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tenfold.core import checkpoint
 from tenfold.core.atomic import write_atomic
-from tenfold.core.ema import Ema
 from tenfold.core.fit import Every, TrainState, fit
 from tenfold.core.jobs import advance
 from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main, shard
@@ -128,7 +127,6 @@ def new_state(config: Config, job: Job, corpus: Corpus, mesh: DeviceMesh | None)
         build_schedule(config.training, job.steps),
         batches,
         seed=job.seed,
-        ema=Ema(model, config.training.ema),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tenfold.core.atomic import replacing
+from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.core.statistics import Interval
@@ -22,7 +24,7 @@ from tenfold.recipes.ec_dit.config import PRESETS, Config, Sampling
 from tenfold.recipes.ec_dit.evaluation import draw_pictures
 from tenfold.recipes.ec_dit.experiment import check, train
 from tenfold.recipes.ec_dit.folder import Pipeline, open_model
-from tenfold.recipes.ec_dit.pictures import to_bytes
+from tenfold.recipes.ec_dit.pictures import shapes_floor, to_bytes
 from tenfold.vision.geneval import read_metadata, score_folder, write_layout
 from tenfold.vision.shapes import evaluate
 from tenfold.vision.shapes_world import conditions
@@ -89,8 +91,6 @@ def eval_(
         seed: of the noise.
         judge: score by the shapes world's checker; without, the folder is for GenEval's own scorer.
     """
-    from tenfold.core.data import path as data_path
-
     rows = read_metadata(data_path("shapes_val") if prompts is None else prompts)
     if judge:
         for number, row in enumerate(rows, 1):
@@ -107,10 +107,10 @@ def eval_(
     if not judge:
         print(f"{out}: {len(rows)} x {images_per_prompt} pictures in GenEval's layout")
         return
-    scores = score_folder(out, evaluate)
+    scores, floor = score_folder(out, evaluate), shapes_floor(rows)["overall"]
     for task, score in scores.tasks.items():
         print(f"{task:<14} {_percent(score.rate)}  {score.correct} of {score.images}")
-    print(f"{'overall':<14} {scores.overall:7.1%}  mean of the tasks; a picture of another prompt scores 8.8 %")
+    print(f"{'overall':<14} {scores.overall:7.1%}  mean of the tasks; pictures of other prompts: {floor:.1%}")
     print(f"{out / 'results.jsonl'}")
 
 
@@ -188,8 +188,6 @@ def compare(
 
 def comparison(preset: str, seeds: tuple[int, ...] = (), steps: int = 0, workers: int = 0) -> Config:
     """A preset with rivals."""
-    from dataclasses import replace
-
     config = PRESETS[preset]
     try:
         training = config.training
@@ -221,8 +219,6 @@ def report(
         num_experts: instead of the size's.
         image_size: side in pixels or latent cells, instead of the size's.
     """
-    from dataclasses import replace
-
     try:
         config = replace(paper_config(size), router=router)
         if num_experts:
