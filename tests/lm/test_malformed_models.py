@@ -88,7 +88,7 @@ def test_config_that_is_no_object(content: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("[]", "got list, need a JSON object"),
-        (DEEP, "does not parse"),
+        (DEEP, "not valid JSON"),
         ('{"weight_map": []}', "weight_map: got [], need a shard's name for every tensor"),
         ('{"weight_map": null}', "weight_map: got None"),
         ("{}", "weight_map: got None"),

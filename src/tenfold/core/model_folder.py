@@ -95,9 +95,9 @@ def read_tensors(folder: Path, *, stem: str = "model") -> dict[str, Tensor]:
         return _load(single)
     if not index.is_file():
         raise UserError(f"weights not found: {single} (pickled .bin weights are not read; convert them first)")
-    where = read_object(index, weight_map=dict)["weight_map"]
-    if not where:
-        raise UserError(f"{index}: weight_map: got {{}}, need a shard's name for every tensor")
+    where = read_object(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise UserError(f"{index}: weight_map: got {reprlib.repr(where)}, need a shard's name for every tensor")
     for name in where.values():
         # A bare name: what another folder holds is not this model.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
