@@ -10,7 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tenfold.core.config import read_object
 from tenfold.core.errors import UserError
+from tenfold.core.model_folder import CONFIG
+from tenfold.diffusion.autoencoder import NAME, PatchAutoencoder
+from tenfold.diffusion.pretrained import CLASS_NAME
 
 
 class Codec(Protocol):
@@ -88,6 +92,18 @@ class KLCodec:
 
     def _placed(self, x: Tensor) -> Tensor:
         return x.to(self._autoencoder.device, self._autoencoder.dtype)
+
+
+def open_codec(folder: str | Path, *, device: torch.device | str | None = None) -> Codec:
+    """The autoencoder in a folder: one that `train_autoencoder` wrote, or an AutoencoderKL of diffusers.
+
+    Raises:
+        UserError: neither, or a damaged one.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG).is_file() and read_object(folder / CONFIG).get(CLASS_NAME) == NAME:
+        return PatchAutoencoder.from_pretrained(folder).to(device)
+    return KLCodec(folder, device=device)
 
 
 def _autoencoder(folder: Path) -> Any:

@@ -31,7 +31,7 @@ class Data:
         text_length: tokens a caption at most; longer ones are cut.
         codec_folder: a diffusers AutoencoderKL; none works on pixels.
         codec_steps: above 0, an autoencoder of 4 channels and sides four times shorter is trained on the pictures first,
-            for so many steps; needs diffusers.
+            for so many steps.
         seed: of the pictures that are drawn, the same for every model.
     """
 
@@ -232,28 +232,34 @@ def _paper(name: str) -> Config:
 # Latents, as in the paper: a token's noise must be small beside the model's width, since the velocity carries all of it.
 _LATENT = Config(
     model=ECDiTConfig(image_size=8, in_channels=4, patch_size=1, dim=64, num_layers=4, num_heads=2, text_dim=64),
-    data=Data(codec_steps=1200),
+    data=Data(codec_steps=1000),
     training=Training(
-        steps=1200, lr=6e-3, warmup=100, ema=0.995, t_mean=0.5, precision="bf16", log_every=50, save_every=300
+        steps=1500, lr=6e-3, warmup=100, ema=0.995, t_mean=1.0, precision="bf16", log_every=50, save_every=250
     ),
-    sampling=Sampling(guidance_scale=2.0, shift=2.0),
+    sampling=Sampling(guidance_scale=1.5, shift=2.0),
     rivals=_FIVE,
     seeds=(0, 1, 2),
     workers=2,
 )
+_LONG = replace(
+    _LATENT, training=replace(_LATENT.training, steps=6000, rates=(4e-3, 8e-3), rate_steps=500, curve_points=30)
+)
 PRESETS: dict[str, Config] = {
-    "tiny": Config(
-        model=ECDiTConfig(dim=64, num_layers=4, num_heads=2, text_dim=64),
-        data=Data(per_prompt=16),
-        training=Training(steps=300, rows=32, lr=4e-3, ema=0.98, warmup=50, t_mean=0.5, precision="bf16"),
-        sampling=Sampling(guidance_scale=2.0, shift=2.0, images_per_prompt=2),
+    "tiny": replace(
+        _LATENT,
+        data=Data(per_prompt=16, codec_steps=250),
+        training=replace(_LATENT.training, steps=250, warmup=50, ema=0.98, log_every=20),
+        sampling=replace(_LATENT.sampling, images_per_prompt=1),
+        rivals=(),
+        seeds=(0,),
+        workers=1,
     ),
     "laptop": _LATENT,
-    "compare": replace(
+    "compare": replace(_LONG, sampling=replace(_LONG.sampling, guidance_sweep=(1.0, 1.25, 1.5, 2.0, 3.0, 5.0))),
+    "scaling": replace(
         _LATENT,
-        training=replace(_LATENT.training, steps=6000, rates=(3e-3, 6e-3, 1.2e-2), rate_steps=600, curve_points=30),
-        sampling=replace(_LATENT.sampling, guidance_sweep=(1.0, 1.5, 2.0, 3.0, 5.0, 8.0)),
-        rivals=(*_FIVE, "ec-2", "ec-4", "ec-16", "ec-group", "random-group"),
+        training=replace(_LATENT.training, steps=2000),
+        rivals=("random", "ec-2", "ec-4", "ec-16", "ec-group", "random-group"),
     ),
     **{name: _paper(name) for name in ("xl", "xxl", "3xl", "m")},
 }
@@ -261,7 +267,8 @@ PRESETS["paper"] = PRESETS["m"]
 EXPECTED = {
     "tiny": "one small model on the shapes world, its pictures and where its experts go; one seed; 75 seconds on two cores",
     "laptop": "expert choice beside dense, twice as wide, token choice and a random router, three seeds; about half an hour on two cores (an estimate)",
-    "compare": "the same and 2 to 16 experts, pictures that compete, a sweep of guidance, three seeds; hours on two cores (an estimate)",
+    "compare": "the same four times as long, with a sweep of learning rates and of guidance; hours on two cores (an estimate)",
+    "scaling": "2, 4, 8 and 16 experts, and pictures that compete for experts, three seeds; an hour on two cores (an estimate)",
     "xl": "0.5e9 parameters dense, 5.1e9 with 32 experts, on your own latents; a cluster",
     "xxl": "12.3e9 parameters with 32 experts; a cluster",
     "3xl": "30.5e9 parameters with 32 experts; a cluster",

@@ -22,7 +22,9 @@ from tenfold.core.config import read_object
 from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type, is_main
-from tenfold.diffusion.codec import Codec, KLCodec, PixelCodec
+from tenfold.diffusion import codec as codecs
+from tenfold.diffusion.autoencoder import train_autoencoder
+from tenfold.diffusion.codec import Codec, PixelCodec
 from tenfold.lm import pretrained
 from tenfold.recipes.ec_dit.config import Data
 from tenfold.text.encoders import HFTextEncoder, WordEncoder
@@ -105,7 +107,7 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
 
 def open_codec(folder: Path | None) -> Codec:
     """The autoencoder of a folder; None is pixels."""
-    return PixelCodec() if folder is None else KLCodec(folder, device=device_type())
+    return PixelCodec() if folder is None else codecs.open_codec(folder, device=device_type())
 
 
 def codec_shape(data: Data) -> tuple[int, int]:
@@ -200,8 +202,6 @@ def _own_codec(data: Data, images: NDArray[np.uint8], folder: Path) -> Path | No
     """The folder of the autoencoder; trained on the pictures first, where that was asked for."""
     if not data.codec_steps:
         return data.codec_folder
-    from tenfold.diffusion.autoencoder import train_autoencoder
-
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     with Progress(disable=not is_main()) as progress:
         bar = progress.add_task("autoencoder", total=data.codec_steps)

@@ -160,7 +160,7 @@ def heatmap(
 
 
 def compare(
-    preset: Literal["tiny", "laptop", "compare"] = "laptop",
+    preset: Literal["tiny", "laptop", "compare", "scaling"] = "laptop",
     /,
     seeds: tuple[int, ...] = (),
     steps: int = 0,
