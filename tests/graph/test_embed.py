@@ -165,6 +165,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(kg: KnowledgeGraph, tmp_
     again = train_scorer(kg, "complex", config, run=run).state_dict()
     assert run.rows == rows
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    train_scorer(kg, "complex", config, run=run, name="other")  # trainings of two names do not meet
+    assert run.rows > rows
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["other", "scorer-complex"]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,16 @@ def test_the_record_is_true(world: tuple[WalkEnv, State, MinervaPolicy], sample:
     assert policy.relation.weight.grad is not None and policy.relation.weight.grad.abs().sum() > 0
 
 
+def test_parts_of_a_batch_walk_as_the_whole(world: tuple[WalkEnv, State, MinervaPolicy]) -> None:
+    env, state, policy = world
+    whole = run(world)
+    for part in range(2):
+        rows = torch.arange(50 * part, 50 * (part + 1))
+        half = run((env, state.select(rows), policy), part=(part, 2))
+        assert torch.equal(half.states[-1].path_dst, whole.states[-1].path_dst[rows])
+        torch.testing.assert_close(half.log_probs, whole.log_probs[:, rows])
+
+
 def test_same_seed_same_walk_bit_for_bit(world: tuple[WalkEnv, State, MinervaPolicy]) -> None:
     first, again, other = run(world, 3), run(world, 3), run(world, 4)
     assert torch.equal(first.choices, again.choices) and torch.equal(first.log_probs, again.log_probs)
@@ -107,6 +117,7 @@ def test_dropped_distribution(generator: torch.Generator) -> None:
     [
         ({"action_dropout": 1.5}, "action_dropout: got 1.5, need 0..1"),
         ({"sample": "best"}, "sample: got 'best', need one of"),
+        ({"sample": "gumbel", "part": (0, 2)}, r"part: got \(0, 2\) with sample 'gumbel'"),
     ],
 )
 def test_bad_settings(world: tuple[WalkEnv, State, MinervaPolicy], options: dict[str, object], message: str) -> None:

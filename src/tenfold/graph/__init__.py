@@ -18,6 +18,8 @@ _HOME = {
     "sl_loss": "losses",
     "reinforce_loss": "losses",
     "HitReward": "losses",
+    "EmaBaseline": "losses",
+    "entropy_weight": "losses",
     "ShapedReward": "losses",
     "train_scorer": "embed",
     "ScorerConfig": "embed",
@@ -31,6 +33,9 @@ _HOME = {
     "explain_html": "explain",
     "plot_paths": "explain",
     "synthetic_kg": "synthetic",
+    "mine_rules": "rules",
+    "save_rules": "rules",
+    "graph_stats": "stats",
 }
 
 __all__ = list(_HOME)

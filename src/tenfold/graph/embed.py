@@ -270,6 +270,7 @@ def train_scorer(
     config: ScorerConfig = ScorerConfig(),
     *,
     run: Run | None = None,
+    name: str | None = None,
 ) -> EmbeddingScorer:
     """Train an embedding model on the training triples, and on their inverses where the graph has them.
 
@@ -277,8 +278,9 @@ def train_scorer(
         kg: its training triples are learnt.
         kind: "conve", "complex" or "distmult".
         config: sizes and steps.
-        run: the folder that takes log rows and checkpoints under the name "scorer-KIND"; a training that was stopped
-            goes on from there, and one that is finished is read back. None keeps nothing.
+        run: the folder that takes log rows and checkpoints; a training that was stopped goes on from there, and one that
+            is finished is read back. None keeps nothing.
+        name: of this training within the run; None: "scorer-KIND".
     Returns:
         The model in evaluation mode, its weights frozen.
     Raises:
@@ -295,7 +297,7 @@ def train_scorer(
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     state = TrainState(model, optimizer, stream=ArrayStream(queries, batch_size, seed=config.seed), seed=config.seed)
     loss = one_vs_all_loss(answers, config.label_smoothing)
-    name = f"scorer-{kind}"
+    name = name or f"scorer-{kind}"
     with ExitStack() as stack:
         if run is None:
             folder: Any = _Nowhere(Path(stack.enter_context(TemporaryDirectory())))

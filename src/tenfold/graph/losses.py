@@ -12,8 +12,10 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
+from tenfold.core.mesh import batch_coordinate, sum_over_batch
 from tenfold.graph.embed import Scorer
 from tenfold.graph.environment import Actions, State, WalkEnv
 from tenfold.graph.labels import PathLabeller
@@ -40,6 +42,7 @@ def sl_loss(
     kind: Kind = "ce",
     beta: float = 0.0,
     generator: torch.Generator,
+    mesh: DeviceMesh | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Walk by the policy, label what could have been done at every state come to, and learn from that.
 
@@ -54,7 +57,8 @@ def sl_loss(
         labeller: says which actions are positive.
         kind: of loss.
         beta: β, weight of the entropy in nats.
-        generator: of the actions sampled.
+        generator: of the actions sampled; with a mesh, the same on every process.
+        mesh: over whose processes a batch lies in equal parts; the walks are those of one process.
     Returns:
         the loss, and metrics: "weight", states with a label; "labelled", their share of all; "positive", how many
         actions are positive in one of them; "hits", share of walks that end on a target; "entropy" of a state.
@@ -68,8 +72,8 @@ def sl_loss(
         got, need = getattr(env, name), getattr(labeller.env, name)
         if got != need:
             raise ValueError(f"env: got {name} {got!r}, need {need!r}, as the labeller has it")
-    walker = PaddingScores(policy, env.kg)
-    walk = rollout(walker if kind == "official_minerva" else policy, env, state, generator=generator)
+    walker, part = PaddingScores(policy, env.kg), batch_coordinate(mesh)
+    walk = rollout(walker if kind == "official_minerva" else policy, env, state, generator=generator, part=part)
     reach = labeller.reach(state)
     labels = [labeller(here, actions, reach) for here, actions in zip(walk.states, walk.actions, strict=False)]
     positive = [label.positive for label in labels]
@@ -196,6 +200,7 @@ def reinforce_loss(
     normalize: bool | None = None,
     action_dropout: float = 0.0,
     generator: torch.Generator,
+    mesh: DeviceMesh | None = None,
 ) -> tuple[Tensor, Metrics]:
     """REINFORCE with one reward at the end of the walk, which counts in full at every step.
 
@@ -213,7 +218,9 @@ def reinforce_loss(
             standard deviation ("avg_reward_normalized"), or a moving average over batches.
         normalize: bring the advantages of the batch to mean 0 and deviation 1.
         action_dropout: α; shares of actions hidden from the sampling, but not from the loss.
-        generator: of the actions sampled.
+        generator: of the actions sampled; with a mesh, the same on every process unless actions are dropped.
+        mesh: over whose processes a batch lies in equal parts; walks and normalised advantages are those of one process, but
+            for action dropout and a moving average.
     Returns:
         the loss, and metrics: "weight", agents; "reward", its mean; "hits", share of walks that end on their target;
         "entropy" of a state.
@@ -223,12 +230,14 @@ def reinforce_loss(
     """
     if style not in get_args(Style):
         raise ValueError(f"style: got {style!r}, need one of {', '.join(map(repr, get_args(Style)))}")
-    walk = rollout(policy, env, state, generator=generator, action_dropout=action_dropout)
+    part = batch_coordinate(mesh)
+    walk = rollout(policy, env, state, generator=generator, action_dropout=action_dropout, part=part)
     end = walk.states[-1]
     gain = reward(end).detach()
     advantage = _advantage(gain, end.query, baseline)
     if style == "minerva" if normalize is None else normalize:
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + EPSILON)
+        advantage = advantage - _mean(advantage, mesh)
+        advantage = advantage / (_mean(advantage.square(), mesh).sqrt() + EPSILON)
     log_p = walk.log_probs.mean(0) if style == "minerva" else walk.log_probs.sum(0)
     loss = -(advantage * log_p).mean() - beta * walk.entropy.mean()
     return loss, {
@@ -242,6 +251,12 @@ def reinforce_loss(
 def entropy_weight(beta: float, step: int, every: int = 200, rate: float = 0.9) -> float:
     """β · rate^(step / every): the decay that MINERVA's code intends; its own step counter never moves."""
     return beta * rate ** (step / every)
+
+
+def _mean(x: Tensor, mesh: DeviceMesh | None) -> Tensor:
+    """The mean over all processes."""
+    total, count = sum_over_batch(torch.stack([x.sum(), x.new_tensor(len(x))]), mesh)
+    return total / count
 
 
 def _advantage(reward: Tensor, query: Tensor, baseline: QueryBaseline | EmaBaseline | None) -> Tensor:

@@ -95,18 +95,23 @@ def sample_gumbel(log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.
     return segment_argmax(log_p_N.detach() - noise, row_N, ptr)
 
 
-def sample_inverse_cdf(log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.Generator) -> Tensor:
+def sample_inverse_cdf(
+    log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)
+) -> Tensor:
     """One entry of each row by inverse transform, [A] flat indices: one random number a row, not one an entry.
 
     Args:
         log_p_N: normalised log-probabilities: the rows share one running sum in float64, which rows of tiny mass would starve in.
         row_N, ptr: as in `segment_logsumexp`; no row may be empty.
         generator: of the log-probabilities' device.
+        part: (i, n): these rows are the i-th of n equal parts of a batch, for all of which numbers are drawn.
     """
     cdf_N = log_p_N.detach().double().exp_().cumsum(0)
     high_A = cdf_N[ptr[1:] - 1]
     low_A = F.pad(high_A[:-1], (1, 0))
-    points = torch.rand(len(high_A), dtype=torch.float64, device=cdf_N.device, generator=generator)
+    own, parts = part
+    drawn = torch.rand(parts * len(high_A), dtype=torch.float64, device=cdf_N.device, generator=generator)
+    points = drawn.view(parts, -1)[own]
     choice_A = torch.searchsorted(cdf_N, low_A + points * (high_A - low_A), right=True)
     return choice_A.clamp(ptr[:-1], ptr[1:] - 1)  # rounding (or NaN) must not lead into the next row
 

@@ -21,7 +21,6 @@ from tenfold.graph.ragged import (
     segment_log_softmax,
 )
 
-_SAMPLERS = {"inverse_cdf": sample_inverse_cdf, "gumbel": sample_gumbel}
 EPSILON = 1e-10  # the weight of a dropped action: it matters where all of an agent's actions were dropped
 
 
@@ -46,6 +45,7 @@ def rollout(
     sample: Literal["inverse_cdf", "gumbel"] = "inverse_cdf",
     action_dropout: float = 0.0,
     greedy: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Rollout:
     """Walk every agent from `state` to the horizon.
 
@@ -57,14 +57,18 @@ def rollout(
         sample: "inverse_cdf" draws one random number an agent, "gumbel" one an action.
         action_dropout: α; each action keeps its probability in the sampling with 1 - α and has almost none otherwise.
         greedy: take the likeliest action instead.
+        part: (i, n): these agents are the i-th of n equal parts of a batch and, without action dropout, walk as they would
+            in the whole of it; with "inverse_cdf".
     Raises:
         ValueError: a share outside 0..1, an unknown way to sample, or agents at the horizon already.
     Source: arXiv 2405.13640 (an agent acts by its own policy in both stages); action dropout: Lin et al. 2018, section 3.5.
     """
     if not 0 <= action_dropout <= 1:
         raise ValueError(f"action_dropout: got {action_dropout}, need 0..1")
-    if sample not in _SAMPLERS:
-        raise ValueError(f"sample: got {sample!r}, need one of {sorted(_SAMPLERS)}")
+    if sample not in ("inverse_cdf", "gumbel"):
+        raise ValueError(f"sample: got {sample!r}, need one of 'gumbel', 'inverse_cdf'")
+    if part != (0, 1) and sample != "inverse_cdf":
+        raise ValueError(f"part: got {part} with sample {sample!r}, need 'inverse_cdf'")
     states, steps = [state], []
     hidden = policy.init(state)
     while True:
@@ -76,7 +80,10 @@ def rollout(
             choice_A = segment_argmax(log_p_N, row, ptr)
         else:
             drawn_from_N = drop_actions(log_p_N, row, ptr, action_dropout, generator)
-            choice_A = _SAMPLERS[sample](drawn_from_N, row, ptr, generator)
+            if sample == "gumbel":
+                choice_A = sample_gumbel(drawn_from_N, row, ptr, generator)
+            else:
+                choice_A = sample_inverse_cdf(drawn_from_N, row, ptr, generator, part)
         steps.append((actions, choice_A, log_p_N.index_select(0, choice_A), segment_entropy(log_p_N, ptr), logits_N))
         state = env.step(state, choice_A)
         states.append(state)

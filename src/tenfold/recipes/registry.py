@@ -77,6 +77,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2405.13640",
         "answers to (head, relation, ?) with the path that explains each",
         "tenfold.recipes.kg_ssrl",
+        "works",
     ),
     Recipe(
         "spag",

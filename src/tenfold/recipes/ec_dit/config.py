@@ -234,7 +234,7 @@ _LATENT = Config(
     model=ECDiTConfig(image_size=8, in_channels=4, patch_size=1, dim=64, num_layers=4, num_heads=2, text_dim=64),
     data=Data(codec_steps=1000),
     training=Training(
-        steps=1500, lr=6e-3, warmup=100, ema=0.995, t_mean=1.0, precision="bf16", log_every=50, save_every=250
+        steps=800, lr=8e-3, warmup=100, ema=0.995, t_mean=1.0, precision="bf16", log_every=50, save_every=250
     ),
     sampling=Sampling(guidance_scale=1.5, shift=2.0),
     rivals=_FIVE,
@@ -242,13 +242,13 @@ _LATENT = Config(
     workers=2,
 )
 _LONG = replace(
-    _LATENT, training=replace(_LATENT.training, steps=6000, rates=(4e-3, 8e-3), rate_steps=500, curve_points=30)
+    _LATENT, training=replace(_LATENT.training, steps=3000, rates=(4e-3, 8e-3), rate_steps=500, curve_points=30)
 )
 PRESETS: dict[str, Config] = {
     "tiny": replace(
         _LATENT,
-        data=Data(per_prompt=16, codec_steps=250),
-        training=replace(_LATENT.training, steps=250, warmup=50, ema=0.98, log_every=20),
+        data=Data(per_prompt=16, codec_steps=200),
+        training=replace(_LATENT.training, steps=250, rows=48, warmup=50, ema=0.98, log_every=20),
         sampling=replace(_LATENT.sampling, images_per_prompt=1),
         rivals=(),
         seeds=(0,),
@@ -256,9 +256,17 @@ PRESETS: dict[str, Config] = {
     ),
     "laptop": _LATENT,
     "compare": replace(_LONG, sampling=replace(_LONG.sampling, guidance_sweep=(1.0, 1.25, 1.5, 2.0, 3.0, 5.0))),
+    "emoji": replace(
+        _LATENT,
+        model=replace(_LATENT.model, text_dim=384),
+        data=Data(source="emoji", text="minilm", codec_steps=1500),
+        training=replace(_LATENT.training, steps=1500),
+        sampling=replace(_LATENT.sampling, guidance_scale=3.0, images_per_prompt=2),
+        rivals=(),
+    ),
     "scaling": replace(
         _LATENT,
-        training=replace(_LATENT.training, steps=2000),
+        training=replace(_LATENT.training, steps=1000),
         rivals=("random", "ec-2", "ec-4", "ec-16", "ec-group", "random-group"),
     ),
     **{name: _paper(name) for name in ("xl", "xxl", "3xl", "m")},
@@ -268,6 +276,7 @@ EXPECTED = {
     "tiny": "one small model on the shapes world, its pictures and where its experts go; one seed; 75 seconds on two cores",
     "laptop": "expert choice beside dense, twice as wide, token choice and a random router, three seeds; about half an hour on two cores (an estimate)",
     "compare": "the same four times as long, with a sweep of learning rates and of guidance; hours on two cores (an estimate)",
+    "emoji": "pictures of 1906 names in two styles, some pairs of them never shown, captions read by MiniLM, three seeds; an hour on two cores (an estimate)",
     "scaling": "2, 4, 8 and 16 experts, and pictures that compete for experts, three seeds; an hour on two cores (an estimate)",
     "xl": "0.5e9 parameters dense, 5.1e9 with 32 experts, on your own latents; a cluster",
     "xxl": "12.3e9 parameters with 32 experts; a cluster",
