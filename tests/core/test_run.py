@@ -264,3 +264,11 @@ def test_other_ranks_write_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == before
     assert other.load_stage("a") == 1  # but knows what it has done
     assert result.claims == (claim(),)
+
+
+@pytest.mark.parametrize("program", ["/home/a/.venv/bin/tenfold", "/home/a/src/tenfold/cli/__main__.py", "tenfold"])
+def test_the_command_is_kept_without_where_the_program_lies(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "afm", "train", "--text", "a b"])
+    assert Run.create("afm", "tiny", {}, tmp_path).about["command"] == "tenfold afm train --text 'a b'"

@@ -97,7 +97,7 @@ class Run:
             "title": title or recipe,
             "paper": paper,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": command or shlex.join(sys.argv),
+            "command": command or _command_line(),
             "machine": _machine(),
             "versions": _versions(),
         }
@@ -334,6 +334,13 @@ class Run:
         # Worker processes of one run save it too; the longest is the run's.
         _write_json(self.path / "clock.json", {"seconds": max(round(self.seconds, 3), self._read_clock())})
         self._clock_written = self._clock()
+
+
+def _command_line() -> str:
+    """What was typed, wherever the program lies."""
+    program = Path(sys.argv[0])
+    name = program.parent.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def _new_folder(parent: Path, name: str) -> Path:
