@@ -104,6 +104,8 @@ def test_end_to_end_trains_every_rival_and_reports(config: Config, tmp_path: Pat
     }
     for name in ("samples", "rates", "learning", "guidance", "heat", "objects"):
         assert (run.path / "figures" / f"{name}.png").stat().st_size > 5000, name
+    for model in ("ec", *rivals):
+        assert abs(run.load_stage(f"{model}-seed0")["text_gain"]) > 0, "the model is deaf to its captions"
     rates = json.loads((run.path / "tables" / "rates.json").read_text())["rows"]
     assert [row["model"] for row in rates][:9] == ["ec", *rivals, "floor"]
     tried = json.loads((run.path / "tables" / "rates tried.json").read_text())["rows"]

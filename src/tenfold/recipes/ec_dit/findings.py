@@ -121,6 +121,7 @@ def model_table(config: Config, rows: Sequence[Row]) -> list[Row]:
             "operations of a step, 1e9": round(own[0]["step_gflop"], 1),
             "learning rate": own[0]["lr"],
             "held-out loss": plus_minus([row["loss"] for row in own], 4),
+            "rise with wrong captions": plus_minus([row["text_gain"] for row in own], 4),
             "seconds": round(statistics.fmean(row["seconds"] for row in own)),
         }
         if base:

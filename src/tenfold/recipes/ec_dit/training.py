@@ -25,7 +25,7 @@ from tenfold.diffusion.reports import flop_report
 from tenfold.nn.moe_parallel import gather_state
 from tenfold.recipes.ec_dit import measures
 from tenfold.recipes.ec_dit.config import Config
-from tenfold.recipes.ec_dit.evaluation import draw_asked, emoji_retrieval, held_out_loss, shapes_rates
+from tenfold.recipes.ec_dit.evaluation import draw_asked, emoji_retrieval, held_out_loss, shapes_rates, text_gain
 from tenfold.recipes.ec_dit.folder import save_model
 from tenfold.recipes.ec_dit.network import (
     NoisyBatches,
@@ -163,6 +163,7 @@ def measure(config: Config, run: Run, job: Job, state: TrainState, corpus: Corpu
     }
     if not math.isfinite(row["loss"]):
         raise ValueError(f"{job.name}: the held-out loss is {row['loss']}")
+    row["text_gain"] = text_gain(model, corpus, config.training.rows, row["loss"])
     if job.trial:
         return row
     if is_main():
@@ -188,12 +189,8 @@ def show(config: Config, run: Run, name: str, seed: int, model: TextToImage, cor
     row: Row = {}
     if config.data.source == "shapes":
         row |= shapes_rates(pictures, corpus.asked)
-        row["sweep"] = {
-            f"{scale:g}": shapes_rates(draw_asked(config, model, corpus, seed, guidance_scale=scale), corpus.asked)[
-                "overall"
-            ]
-            for scale in config.sampling.guidance_sweep
-        }
+        row["sweep"] = {f"{scale:g}": row["overall"] if scale == config.sampling.guidance_scale else _overall(config, model, corpus, seed, scale)
+                        for scale in config.sampling.guidance_sweep}  # fmt: skip
         if config.measure:
             row |= measures.take(config, run, name, seed, model, corpus)
         if judges_distance(config):
@@ -203,6 +200,12 @@ def show(config: Config, run: Run, name: str, seed: int, model: TextToImage, cor
     elif config.data.source == "emoji":
         row["retrieval"] = emoji_retrieval(pictures, corpus, seed)
     return row
+
+
+def _overall(config: Config, model: TextToImage, corpus: Corpus, seed: int, scale: float) -> float:
+    """The mean of the tasks' rates at another guidance."""
+    pictures = draw_asked(config, model, corpus, seed, guidance_scale=scale)
+    return float(shapes_rates(pictures, corpus.asked)["overall"])
 
 
 def _keep(path: Path, pictures: NDArray[np.uint8]) -> None:
