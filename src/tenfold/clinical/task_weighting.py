@@ -1,0 +1,129 @@
+"""Weights of tasks that are not learned by hypergradients: fixed, drawn, ranked, or read off gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tenfold.clinical.binary_metrics import auc_roc
+from tenfold.clinical.forecast_columns import Columns, summary_features
+
+
+class FixedWeights(nn.Module):
+    """Weights that no optimizer moves.
+
+    Args:
+        w: [F], not negative, not all 0; they are divided by their sum.
+    """
+
+    w: Tensor
+
+    def __init__(self, w: Tensor) -> None:
+        super().__init__()
+        if w.ndim != 1 or not (w.isfinite().all() and (w >= 0).all() and w.any()):
+            raise ValueError(f"w: got {w.tolist()}, need finite numbers from 0, one of them > 0")
+        self.register_buffer("w", w / w.sum())
+
+    def forward(self) -> Tensor:
+        return self.w
+
+
+class UncertaintyWeights(nn.Module):
+    """The log-variance s_i of every task, learned with the network: Σ exp(-s_i) L_i + s_i.
+
+    Source: Kendall, Gal and Cipolla 2018, Eq. 10.
+    """
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(n_tasks))
+
+    def forward(self) -> Tensor:
+        """The share of each task, [F]."""
+        return (-self.log_variance).softmax(-1)
+
+    def total(self, losses: Tensor) -> Tensor:
+        return ((-self.log_variance).exp() * losses + self.log_variance).mean()
+
+
+def subset_weights(
+    names: Sequence[str], include: Sequence[str | int] = (), exclude: Sequence[str | int] = ()
+) -> Tensor:
+    """Equal weights on some tasks.
+
+    Args:
+        names: of all tasks.
+        include, exclude: names or positions; one of the two.
+    Raises:
+        ValueError: both or neither given, an unknown task, or none left.
+    """
+    if bool(include) == bool(exclude):
+        raise ValueError(f"include, exclude: got {tuple(include)} and {tuple(exclude)}, need one of them")
+    chosen = torch.zeros(len(names))
+    for task in include or exclude:
+        chosen[_position(names, task)] = 1.0
+    if exclude:
+        chosen = 1.0 - chosen
+    if not chosen.any():
+        raise ValueError(f"exclude: got all {len(names)} tasks, need one left")
+    return chosen
+
+
+def top_weights(score: Tensor, k: int) -> Tensor:
+    """Equal weights on the k tasks of the highest score; ties go to the earlier task."""
+    if not 1 <= k <= len(score):
+        raise ValueError(f"top_k: got {k}, need 1..{len(score)} (tasks)")
+    chosen = torch.zeros(len(score))
+    chosen[score.argsort(descending=True, stable=True)[:k].cpu()] = 1.0
+    return chosen
+
+
+def random_weights(n_tasks: int, k: int, seed: int) -> Tensor:
+    """Equal weights on k tasks drawn without replacement."""
+    return top_weights(torch.from_numpy(np.random.default_rng(seed).permutation(n_tasks)), k)
+
+
+def correlation_scores(labelled: Columns) -> Tensor:
+    """How well each variable alone ranks the outcome: |AUC - 1/2| of its last or mean value, the larger, [F]."""
+    features = summary_features(labelled)
+    label = labelled["label"].cpu().numpy()
+    width = labelled["x"].shape[2]
+    auc = np.array([auc_roc(label, column) for column in features[:, : 2 * width].T])
+    return torch.from_numpy(np.abs(auc - 0.5).reshape(2, width).max(0))
+
+
+def cosine_weights(losses: Callable[[], Tensor], target: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """w_i ∝ max(0, cos(∇L_i, ∇L_s)) over the parameters; equal weights where no task agrees with the target.
+
+    Args:
+        losses: the tasks' losses, [F].
+        target: the supervised loss.
+        parameters: of the encoder.
+    """
+    aim = torch.cat([g.flatten() for g in torch.autograd.grad(target(), parameters)])
+    values = losses()
+    cosines = []
+    for value in values:
+        g = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        flat = torch.cat(
+            [
+                torch.zeros_like(p).flatten() if each is None else each.flatten()
+                for each, p in zip(g, parameters, strict=True)
+            ]
+        )
+        cosines.append(torch.nn.functional.cosine_similarity(flat, aim, dim=0))
+    agreeing = torch.stack(cosines).clamp(min=0).detach()
+    return agreeing / agreeing.sum() if agreeing.any() else torch.full_like(agreeing, 1 / len(agreeing))
+
+
+def _position(names: Sequence[str], task: str | int) -> int:
+    if isinstance(task, str):
+        if task not in names:
+            raise ValueError(f"subset: got task {task!r}, need one of {', '.join(names)}")
+        return list(names).index(task)
+    if not 0 <= task < len(names):
+        raise ValueError(f"subset: got task {task}, need 0..{len(names) - 1}")
+    return task
