@@ -66,6 +66,16 @@ _HOME = {
     "roc_auc": "survival_metrics",
     "survival_at": "survival_metrics",
     "window_auc": "survival_metrics",
+    "ForecastModel": "forecast_model",
+    "TaskWeights": "forecast_model",
+    "AuxTasks": "forecast_model",
+    "forecast_losses": "forecast_model",
+    "weighted_forecast_loss": "forecast_model",
+    "task_scale": "forecast_model",
+    "PlantedForecast": "planted_forecast",
+    "AutoSelect": "task_selection",
+    "fit_mode": "task_selection",
+    "SelectConfig": "selection_config",
 }
 
 __all__ = list(_HOME)
