@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from tenfold.core.errors import UserError
-
 # Every pattern takes time linear in the text: runs are bounded or possessive (`++`), so none is read twice.
 _EMAIL = re.compile(r"(?<!\w)\w[\w.+%'-]{0,63}+@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}(?!\w)")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -55,7 +53,6 @@ def pii_filter(text: str, mode: Literal["mask", "drop"] = "mask", *, region: str
         mode: "mask" replaces each find; "drop" gives no text where there is any.
         region: country (ISO 3166, two letters) of phone numbers that name none.
     Raises:
-        UserError: the package phonenumbers is not installed.
         ValueError: unknown mode or region.
     """
     if mode not in ("mask", "drop"):
@@ -104,10 +101,8 @@ def _card_parts(groups: list[str]) -> int:
 
 
 def _mask_phones(text: str, region: str) -> tuple[str, int]:
-    try:
-        from phonenumbers import SUPPORTED_REGIONS, Leniency, PhoneNumberMatcher
-    except ImportError as error:
-        raise UserError("pii_filter needs the package phonenumbers: pip install 'tenfold[data]'") from error
+    from phonenumbers import SUPPORTED_REGIONS, Leniency, PhoneNumberMatcher  # slow to import
+
     if region not in SUPPORTED_REGIONS:
         raise ValueError(f"region: got {region!r}, need a country code such as 'US'")
     if not _SEVEN_DIGITS.search(text):  # the matcher below is slow on short numbers
