@@ -55,6 +55,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2407.19371",
         "survival curves of several clinical events, from trajectories",
         "tenfold.recipes.deep_ssm",
+        "works",
     ),
     Recipe(
         "meta-forecast",

@@ -1,0 +1,336 @@
+"""Settings of a deep-ssm experiment."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tenfold.clinical.events import EventSpec
+from tenfold.clinical.long_table import LongColumns
+from tenfold.clinical.series import Rule
+from tenfold.clinical.state_space_config import (
+    Combine,
+    Covariance,
+    Emission,
+    Head,
+    InferModel,
+    Reduction,
+    StateSpaceConfig,
+)
+from tenfold.core.config import read_object
+from tenfold.core.errors import UserError
+
+CohortName = Literal["sim", "sim-300", "icu12", "mimic3", "meds", "files"]
+Method = Literal["dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox"]
+SIMULATED = ("sim", "sim-300")
+OWN_GRID = ("meds", "files")  # their events say what slots they have
+STEPS = {"sim": 560, "sim-300": 280, "icu12": 400, "mimic3": 3000, "meds": 400, "files": 400}
+_EVENT = re.compile(r"([^=\s][^=]*)(?:=(\d+)x(\d+(?:\.\d+)?))?")
+
+
+def need(name: str, value: float, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    """ValueError naming the field unless value lies in [least, most], or above `least`."""
+    if not (least < value if above else least <= value) or not value <= most or math.isinf(value):
+        limit = f"more than {least:g}" if above else f"at least {least:g}"
+        raise ValueError(f"{name}: got {value}, need {limit}" + ("" if math.isinf(most) else f", at most {most:g}"))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What cohorts are made of. "sim" and "sim-300" need nothing; "icu12" the prepared PhysioNet Challenge 2012.
+
+    Args:
+        path: of "icu12": the folder of its files, none takes the prepared one; of "mimic3": the folder of tables; of
+            "meds": the folder that holds data/; of "files": the long table (.csv, .csv.gz, .parquet).
+        outcomes: of "files": the table of one row a subject, with NAME_hours and NAME_observed of each event.
+        events: none takes all that the cohort defines. NAME takes the cohort's own grid, NAME=24x1.5 has 24 slots of
+            1.5 hours; "meds" and "files" need the second form.
+        patients: of "sim": simulated patients to learn from; as many again are tested, a third of it validates.
+        few: the same of "sim-300", tested on as many as "sim".
+        codes: of "meds": a JSON file, {name: [codes]}; events, interventions and statics are among the names.
+        labels: of "meds": parquet of subject_id and prediction_time; none predicts at a time after each first record.
+        observations: of "files": variables used; none takes all.
+        interventions: of "meds" and "files": variables that doctors set; a step is 1 where one is recorded and not 0.
+        statics: of "meds" and "files": values that do not change.
+        steps: of "meds" and "files": of the grid before the prediction; of "mimic3": its hours.
+        step_hours: of "meds" and "files": length of a step, h.
+        rules: of "meds" and "files": NAME=sum, NAME=any, NAME=mean, how the values of a step become one.
+        columns: of "files": their names.
+    """
+
+    path: Path | None = None
+    outcomes: Path | None = None
+    events: tuple[str, ...] = ()
+    patients: int = 3000
+    few: int = 300
+    codes: Path | None = None
+    labels: Path | None = None
+    observations: tuple[str, ...] = ()
+    interventions: tuple[str, ...] = ()
+    statics: tuple[str, ...] = ()
+    steps: int = 24
+    step_hours: float = 1.0
+    rules: tuple[str, ...] = ()
+    columns: LongColumns = field(default_factory=LongColumns)
+
+    def __post_init__(self) -> None:
+        for name in ("patients", "few"):
+            need(name, getattr(self, name), 9, 1e6)
+        need("steps", self.steps, 1, 10_000)
+        need("step_hours", self.step_hours, 0, above=True)
+        names = [event.split("=")[0] for event in self.events]
+        if len(set(names)) != len(names):
+            raise ValueError(f"events: got {', '.join(self.events)}, need names that differ")
+        for event in self.events:
+            parse_event(event)
+        self.rule_of  # noqa: B018  refuses what cannot be read
+
+    @property
+    def rule_of(self) -> dict[str, Rule]:
+        """{name: rule}."""
+        found: dict[str, Rule] = {}
+        for text in self.rules:
+            name, _, rule = text.rpartition("=")
+            if not name or rule not in get_args(Rule):
+                raise ValueError(f"rules: got {text!r}, need NAME=mean, NAME=sum or NAME=any")
+            found[name] = rule  # type: ignore[assignment]
+        return found
+
+    def specs(self) -> list[str | EventSpec]:
+        """The events, with their grids where they name one."""
+        return [parse_event(event) for event in self.events]
+
+    def meds_codes(self) -> dict[str, list[str]]:
+        """{name: codes} of `codes`."""
+        if self.codes is None:
+            raise UserError("data.codes: need a JSON file {name: [codes]} with cohort meds")
+        return read_codes(self.codes)
+
+
+def parse_event(text: str) -> str | EventSpec:
+    """NAME, or NAME=24x1.5 for 24 slots of 1.5 hours."""
+    found = _EVENT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"events: got {text!r}, need NAME or NAME=SLOTSxHOURS, such as death=30x24")
+    name, slots, hours = found.groups()
+    return name if slots is None else EventSpec(name, float(hours), int(slots))
+
+
+def read_codes(file: Path) -> dict[str, list[str]]:
+    """A JSON object of names and their MEDS codes."""
+    content = read_object(file)
+    for name, codes in content.items():
+        if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+            raise UserError(f"{file}: {name}: need a list of codes, such as {{{name!r}: ['LAB//1']}}")
+    return content
+
+
+@dataclass(frozen=True)
+class Network:
+    """The state-space model; "official" in a switch means: as in the authors' released code.
+
+    Args:
+        z_dim: width Z of the latent state and of the inference LSTM.
+        infer_model: posterior of step t: "basic" and "l" a forward LSTM, "r" backward, "lr" both, "st" their sum.
+        cov: scale of the posterior, "diag" or "tril" (official).
+        head: "per_event" rolls one state out, with hazards of each event; "official" one start state an event and
+            shared hazards; "exponential" and "cox" rates that do not change.
+        ds_nrl: layers of the LSTM.
+        obs_nmlp: layers of the emission network.
+        obs_smlp: its width.
+        stran_nmlp: layers of the state transition.
+        stran_smlp: its width.
+        ctran_nmlp: layers of the control transition.
+        ctran_smlp: its width.
+        hazard_nmlp: layers of the hazard networks.
+        hazard_smlp: their width.
+        interv_nmlp: layers of the intervention forecast.
+        interv_smlp: its width.
+        feed_mask: the posterior reads the mask of missing values too.
+        combine: under "lr", the two means by "precision", or by deviation ("official").
+        align_backward: turn the backward LSTM's outputs back in time; not so in the released code.
+        use_jitter: add 0.01 to the posterior's scale.
+        em_act: output of the emission network, "sigmoid" for data in [0, 1].
+        noise_trainable: learn the variances.
+        obs_noise_init: variance of observations at the start.
+        elbo_reduction: "sum" over the steps of a patient, or "official" means of terms.
+        analytic_kl: expectations in closed form instead of at a draw.
+        state_only_loss: leave the emission out of the loss.
+        sys_id_len: first steps that the bound sees; 0: all.
+        context_len_to_trigger: steps before the trigger; none: all.
+        sys_id_weight: weight of -ELBO in the loss; none: 1 for "official", 0.01 for "sum".
+        reuse_encoding: the roll-out takes the transitions of the bound.
+        forecast_interv: forecast interventions after the trigger, where a cohort has some.
+        pretrain_interv: learn that forecast on the history too.
+        forecast_delta: networks give the growth of the hazard.
+        last_slot_loss: times beyond the horizon pay for every further slot.
+    """
+
+    z_dim: int = 16
+    infer_model: InferModel = "basic"
+    cov: Covariance = "diag"
+    head: Head = "per_event"
+    ds_nrl: int = 1
+    obs_nmlp: int = 2
+    obs_smlp: int = 32
+    stran_nmlp: int = 2
+    stran_smlp: int = 32
+    ctran_nmlp: int = 2
+    ctran_smlp: int = 32
+    hazard_nmlp: int = 2
+    hazard_smlp: int = 32
+    interv_nmlp: int = 2
+    interv_smlp: int = 32
+    feed_mask: bool = True
+    combine: Combine = "precision"
+    align_backward: bool = True
+    use_jitter: bool = False
+    em_act: Emission = "linear"
+    noise_trainable: bool = False
+    obs_noise_init: float = 1.0
+    elbo_reduction: Reduction = "sum"
+    analytic_kl: bool = True
+    state_only_loss: bool = False
+    sys_id_len: int = 0
+    context_len_to_trigger: int | None = None
+    sys_id_weight: float | None = 0.005
+    reuse_encoding: bool = True
+    forecast_interv: bool = True
+    pretrain_interv: bool = True
+    forecast_delta: bool = False
+    last_slot_loss: bool = False
+
+    def __post_init__(self) -> None:
+        self.settings(1, 1, (EventSpec("event", 1.0, 1),), 0)  # refuses what is out of range
+
+    def settings(self, n_obs: int, n_interv: int, events: Sequence[EventSpec], n_static: int) -> StateSpaceConfig:
+        """Those of the model for a cohort."""
+        switches = asdict(self)
+        switches["forecast_interv"] &= n_interv > 0
+        return StateSpaceConfig(n_obs, n_interv, tuple(events), n_static=n_static, **switches)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What the model is compared with.
+
+    Args:
+        width: of LSTM and perceptron.
+        layers: of the LSTM.
+        feed_mask: the LSTM reads the mask of missing values too.
+        forecast_weight: of the error of the next observations in the loss of the LSTMs.
+        rank_weight: of DeepHit's ranking loss.
+        dropout: of the perceptron.
+        ridge: of Cox's regression.
+    """
+
+    width: int = 32
+    layers: int = 1
+    feed_mask: bool = True
+    forecast_weight: float = 0.0
+    rank_weight: float = 0.2
+    dropout: float = 0.001
+    ridge: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers"):
+            need(name, getattr(self, name), 1)
+        for name in ("forecast_weight", "rank_weight", "ridge"):
+            need(name, getattr(self, name), 0)
+        need("dropout", self.dropout, 0, 0.99)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every model but Cox's is trained; the weights of least validation loss are kept.
+
+    Args:
+        steps: of the optimizer; none takes those of the cohort.
+        batch: patients a step, over all processes.
+        lr: of Adam, falling along a cosine.
+        final_fraction: of lr, at the last step.
+        weight_decay: of AdamW; 0 is Adam.
+        clip: largest gradient norm.
+        kl_warmup: share of the steps in which the weight of the KL term grows to 1.
+        eval_every: steps between looks at the validation part.
+    """
+
+    steps: int | None = None
+    batch: int = 128
+    lr: float = 5e-3
+    final_fraction: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 5.0
+    kl_warmup: float = 0.2
+    eval_every: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "eval_every"):
+            if getattr(self, name) is not None:
+                need(name, getattr(self, name), 1)
+        for name in ("lr", "clip"):
+            need(name, getattr(self, name), 0, above=True)
+        need("weight_decay", self.weight_decay, 0)
+        for name in ("final_fraction", "kl_warmup"):
+            need(name, getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every method on every cohort with every seed.
+
+    Args:
+        cohorts: "sim", a simulated ward whose law is known; "sim-300", the same with few patients; "icu12", intensive
+            care; "mimic3"; your own, as "meds" or "files", from data.path.
+        methods: "dssm" foresees all events from one state, "dssm-single" each from its own; the others are rivals.
+        seeds: of weights, order and draws, and of the simulated patients.
+        workers: processes that train side by side, each on one thread.
+        log_every: steps between log rows.
+        save_every: steps between checkpoints.
+        samples: draws of the state behind the bands of the pictures.
+    """
+
+    cohorts: tuple[CohortName, ...] = ("sim",)
+    methods: tuple[Method, ...] = ("dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    data: Data = field(default_factory=Data)
+    network: Network = Network()
+    rivals: Rivals = Rivals()
+    training: Training = Training()
+    workers: int = 2
+    log_every: int = 20
+    save_every: int = 200
+    samples: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("cohorts", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name}: got {values}, need one or more, all different")
+        if not all(0 <= seed < 2**40 for seed in self.seeds):
+            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 40th")
+        for name in ("workers", "log_every", "save_every", "samples"):
+            need(name, getattr(self, name), 1)
+        own = [name for name in self.cohorts if name in ("mimic3", *OWN_GRID)]
+        if own and self.data.path is None:
+            raise ValueError(f"data.path: got none, need it with cohort {own[0]}")
+        if len({*own, *(["icu12"] if "icu12" in self.cohorts and self.data.path else [])}) > 1:
+            raise ValueError(f"data.path: got one for cohorts {', '.join(self.cohorts)}, need one cohort that reads it")
+        if "files" in own and self.data.outcomes is None:
+            raise ValueError("data.outcomes: got none, need the table of outcomes with cohort files")
+        gridless = [event for event in self.data.specs() if isinstance(event, str)]
+        if any(name in OWN_GRID for name in own) and (gridless or not self.data.events):
+            raise ValueError(f"data.events: got {gridless or 'none'}, need NAME=SLOTSxHOURS with cohort {own[0]}")
+
+    def steps(self, cohort: str) -> int:
+        """Of a training on a cohort."""
+        return self.training.steps or STEPS[cohort]
+
+    @property
+    def trained(self) -> tuple[Any, ...]:
+        """The methods that take steps."""
+        return tuple(method for method in self.methods if method != "cox")
