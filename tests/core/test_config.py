@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tenfold.core.config import bind, from_json, parse, read_json, restore_non_finite, take_preset, to_json
+from tenfold.core.config import bind, from_json, need, parse, read_json, restore_non_finite, take_preset, to_json
 from tenfold.core.errors import UserError
 
 
@@ -249,3 +249,27 @@ def test_an_error_of_the_verb_itself_passes_unchanged() -> None:
 
     with pytest.raises(ValueError, match=r"^mine$"):
         bind(verb, [], prog="tenfold x verb")()
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "message"),
+    [
+        (0, (1,), "x: got 0, need at least 1"),
+        (9, (1, 8), "x: got 9, need at least 1, at most 8"),
+        (math.nan, (0, 1), "x: got nan, need at least 0, at most 1"),
+        (math.inf, (0,), "x: got inf, need at least 0"),
+        ((1, 2, 0), (1,), "x: got 0, need at least 1"),
+    ],
+)
+def test_a_number_out_of_range_is_named(value: Any, bounds: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        need("x", value, *bounds)
+    assert str(caught.value) == message
+
+
+def test_numbers_in_range() -> None:
+    for value in (None, 1, 8, (1, 8), ()):
+        need("x", value, 1, 8)
+    need("x", 1e-9, 0, above=True)
+    with pytest.raises(ValueError, match="x: got 0, need more than 0"):
+        need("x", 0, 0, above=True)

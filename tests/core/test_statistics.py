@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from tenfold.core.statistics import mcnemar, paired_bootstrap, paired_t, wilson
+from tenfold.core.statistics import mcnemar, paired_bootstrap, paired_t, plus_minus, select, wilson
 
 
 def test_paired_t_by_hand_and_against_scipy() -> None:
@@ -82,3 +84,16 @@ def test_mcnemar_by_hand() -> None:
 def test_statistics_refuse(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rows_of_trainings_by_seed() -> None:
+    rows = [{"seed": seed, "model": model} for model in "ab" for seed in (2, 0, 1)]
+    assert [row["seed"] for row in select(rows, model="a")] == [0, 1, 2]
+    assert select(rows, model="b", seed=2) == [{"seed": 2, "model": "b"}]
+    assert select(rows, model="c") == []
+
+
+def test_a_figure_over_seeds_as_text() -> None:
+    assert plus_minus([0.5]) == "0.500"
+    assert plus_minus([1.0, 2.0, 3.0], 2) == "2.00 ± 2.48"  # t of 2 degrees of freedom, 4.3027, over the root of 3
+    assert plus_minus([1.0, math.nan]) == "n/a"

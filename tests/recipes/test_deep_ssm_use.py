@@ -22,7 +22,7 @@ from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.recipes.deep_ssm import Config, train
-from tenfold.recipes.deep_ssm.config import Data, Network, Rivals, Training
+from tenfold.recipes.deep_ssm.config import NETWORK, Data, Rivals, Training
 from tenfold.recipes.deep_ssm.folder import Opened, read_model
 from tenfold.recipes.deep_ssm.verbs import parse_plan, survival_of
 
@@ -30,7 +30,7 @@ CONFIG = Config(
     methods=("dssm",),
     seeds=(0,),
     data=Data(patients=60, few=30),
-    network=Network(z_dim=4),
+    network=replace(NETWORK, z_dim=4),
     rivals=Rivals(width=4),
     training=Training(steps=4, batch=16, eval_every=2),
     workers=1,

@@ -43,7 +43,7 @@ class CoxPH(SurvivalModel):
         super().__init__()
         if not 0 <= ridge < math.inf:
             raise ValueError(f"ridge: got {ridge}, need a finite number, at least 0")
-        self.config = StateSpaceConfig(n_obs, n_interv, tuple(events), n_static=n_static)
+        self.config = StateSpaceConfig(n_obs=n_obs, n_interv=n_interv, events=tuple(events), n_static=n_static)
         self.events, self.ridge, self.ties = self.config.events, ridge, ties
         features = n_obs + n_interv + n_static
         self.register_buffer("coefficients", torch.zeros(len(self.events), features, dtype=torch.float64))

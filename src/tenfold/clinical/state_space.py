@@ -55,7 +55,10 @@ class DeepStateSpace(SurvivalModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        config = StateSpaceConfig(n_obs, n_interv, tuple(events), z_dim, infer_model, cov, head, **switches)
+        config = StateSpaceConfig(
+            n_obs=n_obs, n_interv=n_interv, events=tuple(events), z_dim=z_dim, infer_model=infer_model, cov=cov, head=head,
+            **switches,
+        )  # fmt: skip
         generator = init_generator(generator)
         self.config, self.events = config, config.events
         self.inference = Posterior(config, generator)

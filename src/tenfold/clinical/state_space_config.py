@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from tenfold.clinical.events import EventSpec
+from tenfold.core.config import need
 
 InferModel = Literal["basic", "l", "r", "lr", "st"]
 Covariance = Literal["diag", "tril"]
@@ -18,13 +18,10 @@ Emission = Literal["linear", "sigmoid"]
 
 
 @dataclass(frozen=True)
-class StateSpaceConfig:
-    """One deep state-space model. "official" in a switch means: as in the authors' released code.
+class StateSpaceSwitches:
+    """A deep state-space model but for its data. "official" in a switch means: as in the authors' released code.
 
     Args:
-        n_obs: observations D a step.
-        n_interv: interventions U a step; 0 for none.
-        events: what is predicted, with the slots of each; one step of the roll-out is one slot.
         z_dim: width Z of the latent state and of the inference LSTM.
         infer_model: what the posterior of step t reads: "basic" and "l" a forward LSTM, "r" a backward one (steps t..T
             alone), "lr" both, each with its own mean and scale, "st" the sum of both.
@@ -32,7 +29,6 @@ class StateSpaceConfig:
         head: "per_event" rolls one state out and gives each event a hazard network; "official" maps the state to one
             start state an event and shares the hazard network; "exponential" and "cox" give each event a rate that does
             not change, without a roll-out (official baselines).
-        n_static: columns of `static` that the posterior reads at every step; 0 leaves them out.
         ds_nrl: layers of each LSTM.
         obs_nmlp, obs_smlp: layers and width of the emission network C; 1 layer is a linear map.
         stran_nmlp, stran_smlp: of the state transition A.
@@ -66,14 +62,10 @@ class StateSpaceConfig:
     Source: Xue et al. 2020, arXiv 2407.19371; z_dim, widths and the official switches from its released code.
     """
 
-    n_obs: int
-    n_interv: int
-    events: tuple[EventSpec, ...]
     z_dim: int = 30
     infer_model: InferModel = "basic"
     cov: Covariance = "diag"
     head: Head = "per_event"
-    n_static: int = 0
     ds_nrl: int = 1
     obs_nmlp: int = 2
     obs_smlp: int = 32
@@ -105,22 +97,15 @@ class StateSpaceConfig:
     last_slot_loss: bool = False
 
     def __post_init__(self) -> None:
-        check_events(self.events)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, need one of {', '.join(choices)}")
-        for name in ("n_obs", "z_dim", "ds_nrl", *_NETWORKS):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("n_interv", "n_static", "sys_id_len"):
-            _at_least(name, getattr(self, name), 0)
-        if self.context_len_to_trigger is not None:
-            _at_least("context_len_to_trigger", self.context_len_to_trigger, 1)
-        if not 0 < self.obs_noise_init < math.inf:
-            raise ValueError(f"obs_noise_init: got {self.obs_noise_init}, need a variance above 0")
-        if self.sys_id_weight is not None and not 0 <= self.sys_id_weight < math.inf:
-            raise ValueError(f"sys_id_weight: got {self.sys_id_weight}, need a finite number, at least 0")
-        if self.forecast_interv and not self.n_interv:
-            raise ValueError("forecast_interv: got True with n_interv = 0, need interventions to forecast")
+        for name in ("z_dim", "ds_nrl", *_NETWORKS):
+            need(name, getattr(self, name), 1)
+        need("sys_id_len", self.sys_id_len, 0)
+        need("context_len_to_trigger", self.context_len_to_trigger, 1)
+        need("obs_noise_init", self.obs_noise_init, 0, above=True)
+        need("sys_id_weight", self.sys_id_weight, 0)
 
     @property
     def elbo_weight(self) -> float:
@@ -128,6 +113,40 @@ class StateSpaceConfig:
         if self.sys_id_weight is not None:
             return self.sys_id_weight
         return 1.0 if self.elbo_reduction == "official" else 0.01
+
+    def sized(self, n_obs: int, n_interv: int, events: Sequence[EventSpec], n_static: int = 0) -> StateSpaceConfig:
+        """The model for data of these sizes; interventions are forecast only where there are some."""
+        switches = asdict(self)
+        switches["forecast_interv"] &= n_interv > 0
+        return StateSpaceConfig(n_obs=n_obs, n_interv=n_interv, events=tuple(events), n_static=n_static, **switches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSpaceConfig(StateSpaceSwitches):
+    """One deep state-space model.
+
+    Args:
+        n_obs: observations D a step.
+        n_interv: interventions U a step; 0 for none.
+        events: what is predicted, with the slots of each; one step of the roll-out is one slot.
+        n_static: columns of `static` that the posterior reads at every step; 0 leaves them out.
+    Raises:
+        ValueError: a field out of range; the message names it.
+    """
+
+    n_obs: int
+    n_interv: int
+    events: tuple[EventSpec, ...]
+    n_static: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_events(self.events)
+        need("n_obs", self.n_obs, 1)
+        for name in ("n_interv", "n_static"):
+            need(name, getattr(self, name), 0)
+        if self.forecast_interv and not self.n_interv:
+            raise ValueError("forecast_interv: got True with n_interv = 0, need interventions to forecast")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -148,8 +167,3 @@ def check_events(events: Sequence[EventSpec]) -> None:
     names = [event.name for event in events]
     if len(set(names)) < len(names):
         raise ValueError(f"events: got {', '.join(names)}, need different names")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}: got {value}, need at least {least}")

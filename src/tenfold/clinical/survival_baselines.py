@@ -90,10 +90,10 @@ class SurvivalBaseline(SurvivalModel):
         if lstm_interv_delay < 0:
             raise ValueError(f"lstm_interv_delay: got {lstm_interv_delay}, need at least 0")
         config = StateSpaceConfig(
-            n_obs,
-            n_interv,
-            tuple(events),
-            z_dim,
+            n_obs=n_obs,
+            n_interv=n_interv,
+            events=tuple(events),
+            z_dim=z_dim,
             head="official",
             n_static=n_static,
             ds_nrl=ds_nrl,

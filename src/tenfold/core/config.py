@@ -323,3 +323,15 @@ def _unboxed(text: str) -> str:
     lines = itertools.takewhile(lambda row: not re.fullmatch(r"[─-]+", row), rows)
     message = " ".join(" ".join(lines).split()).removeprefix("Error parsing ")
     return re.sub(r"^Missing from [^:]*: ", "missing ", message)
+
+
+def need(
+    name: str, value: float | tuple[float, ...] | None, least: float, most: float = math.inf, *, above: bool = False
+) -> None:
+    """ValueError naming the field unless every number is finite and in [least, most], or above `least`; None is right."""
+    for number in value if isinstance(value, tuple) else () if value is None else (value,):
+        if not (least < number if above else least <= number) or not number <= most or math.isinf(number):
+            limit = f"more than {least:g}" if above else f"at least {least:g}"
+            raise ValueError(
+                f"{name}: got {number}, need {limit}" + ("" if math.isinf(most) else f", at most {most:.12g}")
+            )

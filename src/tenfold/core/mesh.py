@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,21 @@ _BATCH_AXES = ("data", "expert")
 _BATCH = "data_expert"  # the two batch axes seen as one
 
 Plan = Callable[[nn.Module, DeviceMesh], object]
+
+
+def data_mesh() -> DeviceMesh | None:
+    """All processes of torchrun along the data axis; None for one process."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return build_mesh(data=world) if world > 1 else None
+
+
+def on_main(work: Callable[..., object], *arguments: Any) -> None:
+    """Let the main rank of torchrun do something, such as write a file, while the others wait for it."""
+    data_mesh()  # starts the process group, where there are several
+    if is_main():
+        work(*arguments)
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def is_main() -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -146,3 +149,20 @@ def _labels(clusters: Sequence[object], items: int) -> np.ndarray:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: got {confidence}, need 0 < confidence < 1")
+
+
+def select(rows: Sequence[Mapping[str, Any]], **fields: Any) -> list[Any]:
+    """The rows of trainings that have these values, in order of their seed."""
+    kept = [row for row in rows if all(row[name] == value for name, value in fields.items())]
+    return sorted(kept, key=lambda row: row["seed"])
+
+
+def plus_minus(numbers: Sequence[float], digits: int = 3) -> str:
+    """A figure over seeds as text: mean ± half its 95 % t interval; the mean of one seed; n/a where one is not finite."""
+    if not all(map(math.isfinite, numbers)):
+        return "n/a"
+    mean = statistics.fmean(numbers)
+    if len(numbers) < 2:
+        return f"{mean:.{digits}f}"
+    interval = paired_t(list(numbers))
+    return f"{mean:.{digits}f} ± {(interval.high - interval.low) / 2:.{digits}f}"

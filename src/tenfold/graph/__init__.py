@@ -3,8 +3,7 @@
 Names are loaded when first used: importing the package costs nothing.
 """
 
-from importlib import import_module
-from typing import Any
+from tenfold.core.lazy import lazy
 
 _HOME = {
     "KnowledgeGraph": "knowledge_graph",
@@ -41,7 +40,4 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy(__name__, _HOME)

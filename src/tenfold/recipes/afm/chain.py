@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from tenfold.core import checkpoint
 from tenfold.core.atomic import write_atomic
 from tenfold.core.fit import Every, Loss, TrainState, fit
 from tenfold.core.jobs import advance
-from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main, shard
+from tenfold.core.mesh import batch_coordinate, data_mesh, device_type, is_main, shard
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss, token_losses
@@ -149,7 +148,7 @@ def train_one(config: Config, run_path: str, name: str, seed: int) -> dict[str, 
         advance(stage.steps * cost)
         row: dict[str, Any] = run.load_stage(job)
         return row
-    mesh = device_mesh()
+    mesh = data_mesh()
     state, loss = build(config, run.path, training, seed, corpus, mesh)
     checkpoint.resume(run, state, name=job)
     advance(state.step * cost)
@@ -174,12 +173,6 @@ def train_one(config: Config, run_path: str, name: str, seed: int) -> dict[str, 
     row = finish(config, run, name, seed, state, corpus)
     run.save_stage(job, row)
     return row
-
-
-def device_mesh() -> DeviceMesh | None:
-    """Under torchrun every process takes a part of each batch and of the weights; None for one process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return build_mesh(data=world) if world > 1 else None
 
 
 def build(

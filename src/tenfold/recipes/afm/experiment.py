@@ -11,11 +11,11 @@ import torch.distributed as dist
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
 from tenfold.core.jobs import run_jobs
-from tenfold.core.mesh import device_type, is_main
+from tenfold.core.mesh import data_mesh, device_type, is_main
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import findings
-from tenfold.recipes.afm.chain import device_mesh, step_cost, train_one, trainings, waves
+from tenfold.recipes.afm.chain import step_cost, train_one, trainings, waves
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.corpus import Corpus, characters, find_text, open_corpus, write_corpus
 from tenfold.recipes.afm.findings import Row
@@ -89,7 +89,7 @@ def train(config: Config, run: Run) -> Result:
 
 def write_together(config: Config, folder: Path) -> None:
     """`write_corpus` on the main rank, the others wait."""
-    device_mesh()  # starts the process group, where there are several
+    data_mesh()  # starts the process group, where there are several
     if is_main():
         write_corpus(config.data, folder)
     if dist.is_initialized():

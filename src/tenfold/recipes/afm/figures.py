@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tenfold.core.run import Run
+from tenfold.core.statistics import select
 from tenfold.recipes.afm.chain import CHAIN
 from tenfold.recipes.afm.config import Config
-from tenfold.recipes.afm.findings import Row, select
+from tenfold.recipes.afm.findings import Row
 
 COLOURS = {"core": "#444444", "prune": "#d1682b", "distil": "#0b6fb8", "continued": "#2a9055", "context": "#7a4fb0"}
 METHODS = {"prune": "soft top-k", "prune-magnitude": "magnitude", "prune-random": "random"}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tenfold.core.claims import Claim
-from tenfold.core.statistics import paired_t
+from tenfold.core.statistics import paired_t, plus_minus, select
 from tenfold.recipes.afm.chain import CHAIN
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.sweeps import best_octave, best_rates, drifts
@@ -31,24 +31,9 @@ PAPER_NOTE = (
 )
 
 
-def select(rows: Sequence[Row], **fields: Any) -> list[Row]:
-    """The rows with these values, in order of seed."""
-    kept = [row for row in rows if all(row[name] == value for name, value in fields.items())]
-    return sorted(kept, key=lambda row: row["seed"])
-
-
 def beyond(row: Row, length: int) -> float:
     """Mean loss of a long-context model at the positions that earlier stages never saw."""
     return statistics.fmean(row["by_position"][length:])
-
-
-def plus_minus(values: Sequence[float], digits: int = 4) -> str:
-    """Mean, with half the width of its 95 % t interval over seeds."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    interval = paired_t(list(values))
-    return f"{mean:.{digits}f} ± {(interval.high - interval.low) / 2:.{digits}f}"
 
 
 def several_seeds(config: Config) -> str:
@@ -234,8 +219,8 @@ def rival_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                     "model": words,
                     "inner width": chosen[0]["ffn"],
                     "steps of this stage": chosen[0]["steps"],
-                    "validation loss": plus_minus([row["loss"] for row in chosen]),
-                    "next-token accuracy": plus_minus([row["accuracy"] for row in chosen]),
+                    "validation loss": plus_minus([row["loss"] for row in chosen], 4),
+                    "next-token accuracy": plus_minus([row["accuracy"] for row in chosen], 4),
                 }
             )
     return lines
@@ -249,7 +234,7 @@ def race_table(race: Sequence[Row]) -> list[Row]:
             "optimizer": kind,
             "peak rate": lr,
             "seeds": len(select(race, optimizer=kind, lr=lr)),
-            "validation loss": plus_minus([row["loss"] for row in select(race, optimizer=kind, lr=lr)]),
+            "validation loss": plus_minus([row["loss"] for row in select(race, optimizer=kind, lr=lr)], 4),
         }
         for kind, lr in kinds
     ]

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.series import Rule
-from tenfold.clinical.state_space_config import (
-    Combine,
-    Covariance,
-    Emission,
-    Head,
-    InferModel,
-    Reduction,
-    StateSpaceConfig,
-)
-from tenfold.core.config import read_object
+from tenfold.clinical.state_space_config import StateSpaceSwitches
+from tenfold.core.config import need, read_object
 from tenfold.core.errors import UserError
 
 CohortName = Literal["sim", "sim-300", "icu12", "mimic3", "meds", "files"]
@@ -30,13 +20,6 @@ SIMULATED = ("sim", "sim-300")
 OWN_GRID = ("meds", "files")  # their events say what slots they have
 STEPS = {"sim": 560, "sim-300": 280, "icu12": 400, "mimic3": 3000, "meds": 400, "files": 400}
 _EVENT = re.compile(r"([^=\s][^=]*)(?:=(\d+)x(\d+(?:\.\d+)?))?")
-
-
-def need(name: str, value: float, least: float, most: float = math.inf, *, above: bool = False) -> None:
-    """ValueError naming the field unless value lies in [least, most], or above `least`."""
-    if not (least < value if above else least <= value) or not value <= most or math.isinf(value):
-        limit = f"more than {least:g}" if above else f"at least {least:g}"
-        raise ValueError(f"{name}: got {value}, need {limit}" + ("" if math.isinf(most) else f", at most {most:g}"))
 
 
 @dataclass(frozen=True)
@@ -129,89 +112,7 @@ def read_codes(file: Path) -> dict[str, list[str]]:
     return content
 
 
-@dataclass(frozen=True)
-class Network:
-    """The state-space model; "official" in a switch means: as in the authors' released code.
-
-    Args:
-        z_dim: width Z of the latent state and of the inference LSTM.
-        infer_model: posterior of step t: "basic" and "l" a forward LSTM, "r" backward, "lr" both, "st" their sum.
-        cov: scale of the posterior, "diag" or "tril" (official).
-        head: "per_event" rolls one state out, with hazards of each event; "official" one start state an event and
-            shared hazards; "exponential" and "cox" rates that do not change.
-        ds_nrl: layers of the LSTM.
-        obs_nmlp: layers of the emission network.
-        obs_smlp: its width.
-        stran_nmlp: layers of the state transition.
-        stran_smlp: its width.
-        ctran_nmlp: layers of the control transition.
-        ctran_smlp: its width.
-        hazard_nmlp: layers of the hazard networks.
-        hazard_smlp: their width.
-        interv_nmlp: layers of the intervention forecast.
-        interv_smlp: its width.
-        feed_mask: the posterior reads the mask of missing values too.
-        combine: under "lr", the two means by "precision", or by deviation ("official").
-        align_backward: turn the backward LSTM's outputs back in time; not so in the released code.
-        use_jitter: add 0.01 to the posterior's scale.
-        em_act: output of the emission network, "sigmoid" for data in [0, 1].
-        noise_trainable: learn the variances.
-        obs_noise_init: variance of observations at the start.
-        elbo_reduction: "sum" over the steps of a patient, or "official" means of terms.
-        analytic_kl: expectations in closed form instead of at a draw.
-        state_only_loss: leave the emission out of the loss.
-        sys_id_len: first steps that the bound sees; 0: all.
-        context_len_to_trigger: steps before the trigger; none: all.
-        sys_id_weight: weight of -ELBO in the loss; none: 1 for "official", 0.01 for "sum".
-        reuse_encoding: the roll-out takes the transitions of the bound.
-        forecast_interv: forecast interventions after the trigger, where a cohort has some.
-        pretrain_interv: learn that forecast on the history too.
-        forecast_delta: networks give the growth of the hazard.
-        last_slot_loss: times beyond the horizon pay for every further slot.
-    """
-
-    z_dim: int = 16
-    infer_model: InferModel = "basic"
-    cov: Covariance = "diag"
-    head: Head = "per_event"
-    ds_nrl: int = 1
-    obs_nmlp: int = 2
-    obs_smlp: int = 32
-    stran_nmlp: int = 2
-    stran_smlp: int = 32
-    ctran_nmlp: int = 2
-    ctran_smlp: int = 32
-    hazard_nmlp: int = 2
-    hazard_smlp: int = 32
-    interv_nmlp: int = 2
-    interv_smlp: int = 32
-    feed_mask: bool = True
-    combine: Combine = "precision"
-    align_backward: bool = True
-    use_jitter: bool = False
-    em_act: Emission = "linear"
-    noise_trainable: bool = False
-    obs_noise_init: float = 1.0
-    elbo_reduction: Reduction = "sum"
-    analytic_kl: bool = True
-    state_only_loss: bool = False
-    sys_id_len: int = 0
-    context_len_to_trigger: int | None = None
-    sys_id_weight: float | None = 0.005
-    reuse_encoding: bool = True
-    forecast_interv: bool = True
-    pretrain_interv: bool = True
-    forecast_delta: bool = False
-    last_slot_loss: bool = False
-
-    def __post_init__(self) -> None:
-        self.settings(1, 1, (EventSpec("event", 1.0, 1),), 0)  # refuses what is out of range
-
-    def settings(self, n_obs: int, n_interv: int, events: Sequence[EventSpec], n_static: int) -> StateSpaceConfig:
-        """Those of the model for a cohort."""
-        switches = asdict(self)
-        switches["forecast_interv"] &= n_interv > 0
-        return StateSpaceConfig(n_obs, n_interv, tuple(events), n_static=n_static, **switches)
+NETWORK = StateSpaceSwitches(z_dim=16, analytic_kl=True, sys_id_weight=0.005, forecast_interv=True)
 
 
 @dataclass(frozen=True)
@@ -298,7 +199,7 @@ class Config:
     methods: tuple[Method, ...] = ("dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox")
     seeds: tuple[int, ...] = (0, 1, 2)
     data: Data = field(default_factory=Data)
-    network: Network = Network()
+    network: StateSpaceSwitches = NETWORK
     rivals: Rivals = Rivals()
     training: Training = Training()
     workers: int = 2

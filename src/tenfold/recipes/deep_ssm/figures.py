@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.survival_metrics import DCalibration, kaplan_meier
+from tenfold.core.statistics import select
 from tenfold.recipes.deep_ssm.evaluation import FollowUp
-from tenfold.recipes.deep_ssm.findings import METHODS, methods_of, select
+from tenfold.recipes.deep_ssm.findings import METHODS, methods_of
 
 Row = dict[str, Any]
 Floats = NDArray[np.floating[Any]]

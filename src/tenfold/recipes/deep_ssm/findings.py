@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from tenfold.core.claims import Claim
-from tenfold.core.statistics import paired_t
+from tenfold.core.statistics import paired_t, select
 from tenfold.recipes.deep_ssm.config import SIMULATED, Config
 from tenfold.recipes.deep_ssm.evaluation import METRICS
 
@@ -28,12 +28,6 @@ METHODS = {
 MEAN = "mean of events"
 FAVOURABLE = "MIMIC-III: compares favourably with state-of-the-art baselines (abstract)"
 DIGITS = {"mae": 1}
-
-
-def select(rows: Sequence[Row], **fields: Any) -> list[Row]:
-    """The rows with these values, by seed."""
-    kept = [row for row in rows if all(row[name] == value for name, value in fields.items())]
-    return sorted(kept, key=lambda row: row["seed"])
 
 
 def mean_sd(numbers: Sequence[float], digits: int = 3) -> str:

@@ -70,7 +70,7 @@ def build_model(
         if method == "exponential":
             start_at_rates(rival, columns_of(dataset, events, tail=False))
         return rival
-    settings = config.network.settings(sizes[0], sizes[1], events, sizes[2])
+    settings = config.network.sized(sizes[0], sizes[1], events, sizes[2])
     return DeepStateSpace.from_config(settings, generator=torch.Generator().manual_seed(weights))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tenfold.recipes.deep_ssm.config import Config, Data, Network, Rivals, Training
+from tenfold.recipes.deep_ssm.config import NETWORK, Config, Data, Rivals, Training
 
 _ORGANS = tuple(f"{name}=24x2" for name in ("kidney", "circulatory", "neuro", "coagulation", "ventilation"))
 _COMPARED = Config(seeds=(0, 1, 2, 3, 4))
@@ -23,7 +23,7 @@ PRESETS: dict[str, Config] = {
     "paper": Config(
         cohorts=("mimic3",),
         data=Data(path=Path("mimic-iii"), events=(*_ORGANS, "death30"), steps=48),
-        network=Network(z_dim=30, cov="tril", analytic_kl=False, elbo_reduction="official", sys_id_weight=1.0),
+        network=replace(NETWORK, z_dim=30, cov="tril", analytic_kl=False, elbo_reduction="official", sys_id_weight=1.0),
         rivals=Rivals(width=30, forecast_weight=1.0),
         training=Training(batch=32, lr=1e-3, final_fraction=1.0),
         save_every=500,

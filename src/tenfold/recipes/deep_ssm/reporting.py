@@ -15,6 +15,7 @@ from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.clinical.survival_metrics import d_calibration
 from tenfold.core.run import Run
+from tenfold.core.statistics import select
 from tenfold.recipes.deep_ssm import figures, findings
 from tenfold.recipes.deep_ssm.cohorts import Cohort, build_cohort
 from tenfold.recipes.deep_ssm.config import Config
@@ -39,7 +40,7 @@ def report(config: Config, run: Run, rows: Sequence[Row]) -> None:
     for cohort in config.cohorts:
         note = findings.note(config, cohort)
         run.table(f"{cohort}, {findings.MEAN}", findings.result_table(rows, cohort), note=note)
-        events = findings.select(rows, cohort=cohort)[0]["events"]
+        events = select(rows, cohort=cohort)[0]["events"]
         lines = [line for event in events for line in findings.result_table(rows, cohort, event)]
         run.table(f"{cohort}, each event", lines, note=note)
         if "dssm" in config.methods:

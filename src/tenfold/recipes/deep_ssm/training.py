@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from tenfold.core import checkpoint
 from tenfold.core.atomic import write_atomic
 from tenfold.core.fit import Every, NonFiniteError, TrainState, fit
 from tenfold.core.jobs import advance
-from tenfold.core.mesh import build_mesh, device_type, is_main
+from tenfold.core.mesh import data_mesh, device_type, is_main
 from tenfold.core.run import Run
 from tenfold.recipes.deep_ssm.cohorts import Cohort, build_cohort
 from tenfold.recipes.deep_ssm.config import CohortName, Config, Method
@@ -75,7 +74,7 @@ def train_one(config: Config, run_path: str, job: Job) -> Row:
         row: Row = run.load_stage(job.name, ("cohort", "method", "seed", "events", "mean"))
         advance(len(parts) * config.steps(job.cohort))
         return row
-    mesh = device_mesh()
+    mesh = data_mesh()
     laws: dict[str, EventLaw] = {}
     about: list[Row] = []
     forced: dict[str, float] = {}
@@ -197,9 +196,3 @@ def write_curves(path: Path, cohort: Cohort, laws: Mapping[str, EventLaw]) -> No
     buffer = io.BytesIO()
     np.savez_compressed(buffer, ids=np.array(cohort.test.ids), **arrays)
     write_atomic(path, buffer.getvalue())
-
-
-def device_mesh() -> DeviceMesh | None:
-    """All processes of torchrun along the data axis; None for one process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return build_mesh(data=world) if world > 1 else None

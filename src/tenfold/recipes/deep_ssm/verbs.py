@@ -16,12 +16,13 @@ from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.meds import write_predictions
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.atomic import replacing
-from tenfold.core.config import did_you_mean, from_json, read_object
+from tenfold.core.config import did_you_mean, from_json, need, read_object
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
+from tenfold.core.statistics import select
 from tenfold.recipes.deep_ssm import figures, findings
 from tenfold.recipes.deep_ssm.cohorts import build_cohort
-from tenfold.recipes.deep_ssm.config import CohortName, Config, need, read_codes
+from tenfold.recipes.deep_ssm.config import CohortName, Config, read_codes
 from tenfold.recipes.deep_ssm.experiment import plan
 from tenfold.recipes.deep_ssm.folder import INPUTS, Opened, read_model
 from tenfold.recipes.deep_ssm.patients import Source, prediction_times, read_patients
@@ -164,7 +165,7 @@ def report(run: Path, /, events: bool = False) -> None:
             name = f"{cohort}-references-seed{seed}"
             rows += opened.load_stage(name) if opened.done(name) else []
     for cohort in dict.fromkeys(row["cohort"] for row in rows):
-        names: list[Any] = list(findings.select(rows, cohort=cohort)[0]["events"]) if events else []
+        names: list[Any] = list(select(rows, cohort=cohort)[0]["events"]) if events else []
         for event in [None, *names]:
             print(f"{cohort}, {event or findings.MEAN}")
             print(_aligned(findings.result_table(rows, cohort, event)) + "\n")

@@ -6,17 +6,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch.distributed as dist
-
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
 from tenfold.core.jobs import run_jobs
-from tenfold.core.mesh import is_main
+from tenfold.core.mesh import is_main, on_main
 from tenfold.core.run import Run
 from tenfold.recipes.ec_dit.config import Config
 from tenfold.recipes.ec_dit.measures import write_classifier
 from tenfold.recipes.ec_dit.pictures import codec_shape, find_encoder, find_pictures, write_corpus
-from tenfold.recipes.ec_dit.training import Job, Row, device_mesh, judges_distance, step_cost, train_one
+from tenfold.recipes.ec_dit.training import Job, Row, judges_distance, step_cost, train_one
 
 
 def check(config: Config) -> None:
@@ -44,9 +42,9 @@ def train(config: Config, run: Run) -> Result:
 
     # 1. Pictures and captions, gathered and encoded once.
     if not run.done("corpus"):
-        _on_main(write_corpus, config.data, config.model.image_size, run.path / "corpus")
+        on_main(write_corpus, config.data, config.model.image_size, run.path / "corpus")
         if judges_distance(config):
-            _on_main(write_classifier, run.path / "corpus")
+            on_main(write_classifier, run.path / "corpus")
         run.save_stage("corpus")
 
     # 2. The learning rate of each kind of model, tried on the first seed.
@@ -102,12 +100,3 @@ def train_all(config: Config, run: Run, title: str, jobs: Sequence[Job]) -> list
     )
     done = dict(zip(ordered, rows, strict=True))
     return [done[job] for job in jobs]
-
-
-def _on_main(work: Any, *arguments: Any) -> None:
-    """Let the main rank do it while the others wait."""
-    device_mesh()  # starts the process group, where there are several
-    if is_main():
-        work(*arguments)
-    if dist.is_initialized():
-        dist.barrier()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tenfold.core.claims import Claim
-from tenfold.core.statistics import paired_t, wilson
+from tenfold.core.statistics import paired_t, plus_minus, wilson
 from tenfold.recipes.ec_dit.config import GROUP, Config
 from tenfold.vision.geneval import TASKS
 
@@ -50,17 +50,6 @@ def of(rows: Sequence[Row], model: str) -> list[Row]:
 def values(rows: Sequence[Row], model: str, read: Callable[[Row], float]) -> list[float]:
     """A figure of a model, one a seed."""
     return [read(row) for row in of(rows, model)]
-
-
-def plus_minus(numbers: Sequence[float], digits: int = 3) -> str:
-    """Mean, with half the width of its 95 % t interval over seeds; n/a where a seed has none."""
-    if not all(map(math.isfinite, numbers)):
-        return "n/a"
-    mean = statistics.fmean(numbers)
-    if len(numbers) < 2:
-        return f"{mean:.{digits}f}"
-    interval = paired_t(list(numbers))
-    return f"{mean:.{digits}f} ± {(interval.high - interval.low) / 2:.{digits}f}"
 
 
 def overall(row: Row) -> float:

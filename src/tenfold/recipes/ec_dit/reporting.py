@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tenfold.core.run import Run
+from tenfold.core.statistics import plus_minus
 from tenfold.recipes.ec_dit import figures, findings
 from tenfold.recipes.ec_dit.config import Config
 from tenfold.recipes.ec_dit.pictures import Corpus, open_corpus
@@ -74,13 +75,11 @@ def routing(config: Config, run: Run, rows: Sequence[Row], measured: Sequence[st
         own = findings.of(rows, model)
         line: Row = {
             "model": model,
-            "object / background, last block and step": findings.plus_minus(
-                [findings.preference(row) for row in own], 2
-            ),
-            "naming / other words": findings.plus_minus([findings.word_ratio(row) for row in own], 3),
+            "object / background, last block and step": plus_minus([findings.preference(row) for row in own], 2),
+            "naming / other words": plus_minus([findings.word_ratio(row) for row in own], 3),
         }
         if all("complexity" in row for row in own):
-            line["experts a token for one object more"] = findings.plus_minus([findings.slope(row) for row in own], 4)
+            line["experts a token for one object more"] = plus_minus([findings.slope(row) for row in own], 4)
         lines.append(line)
     run.table("routing", lines)
 
@@ -124,13 +123,13 @@ def summary(config: Config, rows: Sequence[Row], corpus: Corpus) -> str:
     own = findings.of(rows, config.models[0])
     words = [f"{corpus.note[0].upper()}{corpus.note[1:]}."]
     if config.data.source == "shapes":
-        rates = findings.plus_minus([findings.overall(row) for row in own])
+        rates = plus_minus([findings.overall(row) for row in own])
         words.append(
             f"Model {config.models[0]} ({findings.MODELS[config.models[0]]}) gets {rates} of them right over GenEval's tasks; a "
             f"picture of another prompt would score {corpus.floor['overall']:.3f}."
         )
         for rival in config.rivals:
-            rates = findings.plus_minus([findings.overall(row) for row in findings.of(rows, rival)])
+            rates = plus_minus([findings.overall(row) for row in findings.of(rows, rival)])
             words.append(f"{rival}: {rates}.")
     if config.data.source == "emoji":
         hits, drawn = (sum(row["retrieval"][name] for row in own) for name in ("hits", "pictures"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from tenfold.core import checkpoint
 from tenfold.core.atomic import write_atomic
 from tenfold.core.fit import Every, TrainState, fit
 from tenfold.core.jobs import advance
-from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main, shard
+from tenfold.core.mesh import batch_coordinate, data_mesh, device_type, is_main, shard
 from tenfold.core.run import Run
 from tenfold.diffusion.reports import flop_report
 from tenfold.nn.moe_parallel import gather_state
@@ -84,7 +83,7 @@ def train_one(config: Config, run_path: str, job: Job) -> Row:
         row: Row = run.load_stage(job.name, ("model", "seed", "loss"))
         return row
     corpus = open_corpus(run.path / "corpus")
-    mesh = device_mesh()
+    mesh = data_mesh()
     state = new_state(config, job, corpus, mesh)
     checkpoint.resume(run, state, name=job.name)
     advance(state.step * cost)
@@ -128,12 +127,6 @@ def new_state(config: Config, job: Job, corpus: Corpus, mesh: DeviceMesh | None)
         batches,
         seed=job.seed,
     )
-
-
-def device_mesh() -> DeviceMesh | None:
-    """All processes of torchrun along the data axis; None for one process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return build_mesh(data=world) if world > 1 else None
 
 
 def averaged_model(config: Config, job: Job, state: TrainState, corpus: Corpus) -> TextToImage:

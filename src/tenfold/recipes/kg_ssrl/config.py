@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.core.config import did_you_mean, from_json, to_json
+from tenfold.core.config import did_you_mean, from_json, need, to_json
 from tenfold.core.errors import UserError
 from tenfold.graph.embed import ScorerConfig
 from tenfold.recipes.kg_ssrl.published import Base, Settings, settings_of
 
 GraphName = Literal["synthetic", "umls", "kinship", "wn18rr", "fb15k-237", "nell-995", "files"]
 Arm = Literal["ssrl", "rl", "sl", "ssrl-shaped", "rl-shaped"]
-
-
-def need(name: str, value: float | None, least: float, most: float = math.inf, *, above: bool = False) -> None:
-    """ValueError naming the field unless value lies in [least, most], or above `least`; None is always right."""
-    if value is None:
-        return
-    if not (least < value if above else least <= value) or not value <= most or math.isinf(value):
-        limit = f"more than {least}" if above else f"at least {least}"
-        raise ValueError(f"{name}: got {value}, need {limit}" + ("" if math.isinf(most) else f", at most {most}"))
 
 
 @dataclass(frozen=True)

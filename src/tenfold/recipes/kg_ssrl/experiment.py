@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
-
-import torch.distributed as dist
 
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
 from tenfold.core.jobs import run_jobs
-from tenfold.core.mesh import is_main
+from tenfold.core.mesh import is_main, on_main
 from tenfold.core.run import Run
 from tenfold.graph.embed import Scorer
 from tenfold.recipes.kg_ssrl.config import Config, GraphName
 from tenfold.recipes.kg_ssrl.graphs import build_graph, find_graph, graph_file, tag
 from tenfold.recipes.kg_ssrl.learning import training_queries
-from tenfold.recipes.kg_ssrl.training import Job, Row, device_mesh, train_one, train_one_scorer
+from tenfold.recipes.kg_ssrl.training import Job, Row, train_one, train_one_scorer
 
 
 def check(config: Config) -> None:
@@ -65,7 +62,7 @@ def train(config: Config, run: Run, scorer: Scorer | None = None) -> Result:
 
     # 1. The graphs, each kept in the run.
     if not run.done("graphs"):
-        _on_main(write_graphs, config, run)
+        on_main(write_graphs, config, run)
         run.save_stage("graphs")
 
     # 2. Embedding models, where a reward is shaped by their scores.
@@ -120,12 +117,3 @@ def write_graphs(config: Config, run: Run) -> None:
             if not file.exists():
                 file.parent.mkdir(exist_ok=True)
                 build_graph(name, variant.data).save(file)
-
-
-def _on_main(work: Any, *arguments: Any) -> None:
-    """Let the main rank do it while the others wait."""
-    device_mesh()  # starts the process group, where there are several
-    if is_main():
-        work(*arguments)
-    if dist.is_initialized():
-        dist.barrier()

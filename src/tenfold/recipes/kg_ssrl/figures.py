@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tenfold.core.statistics import select
 from tenfold.graph.explain import plot_paths
 from tenfold.graph.reasoner import Answer
 from tenfold.recipes.kg_ssrl.config import Config
-from tenfold.recipes.kg_ssrl.findings import select
 
 Row = dict[str, Any]
 Curve = list[tuple[float, float]]  # CPU seconds, validation MRR

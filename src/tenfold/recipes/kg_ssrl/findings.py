@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tenfold.core.claims import Claim
-from tenfold.core.statistics import paired_t
+from tenfold.core.statistics import paired_t, plus_minus, select
 from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.rules import Rule
 from tenfold.graph.stats import GraphStats
@@ -34,21 +34,6 @@ PAIRS: tuple[tuple[str, str, str | None], ...] = (
 )
 FIGURES = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10"}
 TAILS = "Tails only, filtered; an answer that the beam does not reach is a miss."
-
-
-def select(rows: Sequence[Row], **fields: Any) -> list[Row]:
-    """The rows with these values, by seed."""
-    kept = [row for row in rows if all(row[name] == value for name, value in fields.items())]
-    return sorted(kept, key=lambda row: row["seed"])
-
-
-def plus_minus(numbers: Sequence[float], digits: int = 3) -> str:
-    """Mean, with half the width of its 95 % t interval over seeds."""
-    mean = statistics.fmean(numbers)
-    if len(numbers) < 2:
-        return f"{mean:.{digits}f}"
-    interval = paired_t(list(numbers))
-    return f"{mean:.{digits}f} ± {(interval.high - interval.low) / 2:.{digits}f}"
 
 
 def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from tenfold.core import checkpoint
 from tenfold.core.config import read_object
 from tenfold.core.fit import Every, Loss, NonFiniteError, TrainState, fit
 from tenfold.core.jobs import advance
-from tenfold.core.mesh import batch_coordinate, build_mesh, device_type, is_main
+from tenfold.core.mesh import batch_coordinate, data_mesh, device_type, is_main
 from tenfold.core.model_folder import read_tensors, write_folder
 from tenfold.core.run import Run
 from tenfold.graph.embed import KINDS, EmbeddingScorer, Scorer, check_vocabulary, train_scorer
@@ -119,7 +118,7 @@ def train_one(config: Config, run_path: str, job: Job, scorer: Scorer | None = N
             scorer = scorer or load_scorer(run.path, start, job.graph)
             check_vocabulary(scorer, kg)
             reward = ShapedReward(scorer, variant.shaping.mu, variant.shaping.threshold)
-        trial = Trial(variant, run, job, kg, variant.settings(job.graph, job.base), device_mesh())
+        trial = Trial(variant, run, job, kg, variant.settings(job.graph, job.base), data_mesh())
         row = _train(trial, reward)
     run.save_stage(job.name, row)
     run.close()
@@ -257,12 +256,6 @@ def load_scorer(run_path: Path, start: str, graph: str) -> EmbeddingScorer:
 def model_folder(run_path: Path, job: Job) -> Path:
     """Where a training leaves its model."""
     return run_path / "models" / job.name
-
-
-def device_mesh() -> DeviceMesh | None:
-    """All processes of torchrun along the data axis; None for one process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return build_mesh(data=world) if world > 1 else None
 
 
 @contextmanager

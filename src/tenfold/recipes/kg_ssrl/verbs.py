@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import torch
 
-from tenfold.core.config import from_json, read_object
+from tenfold.core.config import from_json, need, read_object
 from tenfold.core.errors import UserError
 from tenfold.core.report import number
 from tenfold.core.run import Run
@@ -23,7 +23,7 @@ from tenfold.graph.readers import read_triples
 from tenfold.graph.reasoner import Answer, Reasoner
 from tenfold.graph.rules import save_rules
 from tenfold.graph.stats import graph_stats
-from tenfold.recipes.kg_ssrl.config import Config, Data, GraphName, Sweep, need
+from tenfold.recipes.kg_ssrl.config import Config, Data, GraphName, Sweep
 from tenfold.recipes.kg_ssrl.evaluation import rules_of, write_predictions
 from tenfold.recipes.kg_ssrl.experiment import check, plan, train
 from tenfold.recipes.kg_ssrl.findings import graph_table, rule_table

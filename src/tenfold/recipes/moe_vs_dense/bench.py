@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from tenfold.core.config import need
 from tenfold.core.fit import train_step
 from tenfold.core.flops import measure_peak
 from tenfold.core.mesh import device_type
@@ -18,7 +19,7 @@ from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig
-from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config, Data, need
+from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config, Data
 from tenfold.recipes.moe_vs_dense.text import load_text
 from tenfold.recipes.moe_vs_dense.training import build_state
 

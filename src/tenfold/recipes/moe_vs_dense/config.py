@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tenfold.core.config import need
 from tenfold.lm.decoder import DecoderConfig
 from tenfold.nn.moe import MoEConfig
 
 _LARGE = 1 << 24  # of anything counted in tokens, rows or columns
-
-
-def need(
-    name: str, value: float | tuple[int, ...], least: float, most: float = math.inf, *, above: bool = False
-) -> None:
-    """ValueError naming the field unless every number lies in [least, most]; `above`: more than `least`. NaN never does."""
-    for number in value if isinstance(value, tuple) else (value,):
-        if not (least < number if above else least <= number):
-            raise ValueError(f"{name}: got {number}, need {'more than' if above else 'at least'} {least}")
-        if number > most:
-            raise ValueError(f"{name}: got {number}, need at most {most}")
 
 
 @dataclass(frozen=True)

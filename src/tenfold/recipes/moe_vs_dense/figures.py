@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from tenfold.core.run import Run
+from tenfold.core.statistics import select
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
-from tenfold.recipes.moe_vs_dense.findings import Row, mean_and_half_width, select
+from tenfold.recipes.moe_vs_dense.findings import Row, mean_and_half_width
 
 COLOURS = {
     "dense": "#444444",

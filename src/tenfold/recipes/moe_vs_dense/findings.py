@@ -10,17 +10,11 @@ from typing import Any
 
 from tenfold.core.catalogue import CATALOGUE
 from tenfold.core.claims import Claim
-from tenfold.core.statistics import paired_t
+from tenfold.core.statistics import paired_t, select
 from tenfold.lm.tasks import PAPER_TASKS, find_task
 from tenfold.recipes.moe_vs_dense.config import FAMILIES, Config
 
 Row = dict[str, Any]
-
-
-def select(rows: Sequence[Row], **fields: Any) -> list[Row]:
-    """The rows with these values, in order of seed."""
-    kept = [row for row in rows if all(row[name] == value for name, value in fields.items())]
-    return sorted(kept, key=lambda row: row["seed"])
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tenfold.core.config import need
 from tenfold.lm.cost import MoEPlacement, explain_speedup
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.gguf import read_gguf_tokenizer
@@ -17,7 +18,6 @@ from tenfold.lm.planner import plan as plan_step
 from tenfold.lm.pretrained import find
 from tenfold.lm.score import PaperTable, evaluate, paper_rows
 from tenfold.recipes.moe_vs_dense.bench import bench
-from tenfold.recipes.moe_vs_dense.config import need
 from tenfold.text.tokenizer import Tokenizer
 
 
