@@ -37,12 +37,13 @@ def parser(description: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def write(out: Path | None, title: str, what: str, threads: int, rows: Sequence[Row]) -> None:
+    """Write the section of a benchmark on CPU threads."""
+    title = f"{title}, {threads} thread{'s' if threads > 1 else ''}"
+    write_section(out, title, what, f"{platform.machine()}, {threads} threads, torch {torch.__version__}", rows)
+
+
+def write_section(out: Path | None, title: str, what: str, machine: str, rows: Sequence[Row]) -> None:
     """Write a section for `run.py`, if a file was asked for."""
     if out is not None:
-        section = {
-            "title": f"{title}, {threads} thread{'s' if threads > 1 else ''}",
-            "what": what,
-            "machine": f"{platform.machine()}, {threads} threads, torch {torch.__version__}",
-            "rows": list(rows),
-        }
+        section = {"title": title, "what": what, "machine": machine, "rows": list(rows)}
         out.write_text(json.dumps({"sections": [section]}, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Keep a finished run that we stand by: `python docs/results.py RUN [--figure trade-off]`.
 
 Writes docs/results/<recipe>-<preset>.json (claims, tables, command, machine), the same as Markdown for the docs pages to
-include, and the named figure as docs/figures/<recipe>-<preset>.png.
+include, and the named figures as docs/figures/<recipe>-<preset>-<figure>.png.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def claims_table(claims: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="keep a finished run under docs/results")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--figure", default=None, help="name of the figure to keep")
+    parser.add_argument("--figure", nargs="*", default=[], help="names of the figures to keep")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     if not run.finished:
@@ -62,8 +62,8 @@ def main() -> None:
         cells = [[row.get(column) for column in table["columns"]] for row in table["rows"]]
         lines += [f"**{table['name']}**", "", *markdown_table(table["columns"], cells), "", table["note"] or "", ""]
     (DOCS / "results" / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
-    if arguments.figure is not None:
-        shutil.copyfile(run.path / "figures" / f"{arguments.figure}.png", DOCS / "figures" / f"{name}.png")
+    for figure in arguments.figure:
+        shutil.copyfile(run.path / "figures" / f"{figure}.png", DOCS / "figures" / f"{name}-{figure}.png")
 
 
 if __name__ == "__main__":

@@ -338,9 +338,8 @@ class Run:
 
 def _command_line() -> str:
     """What was typed, wherever the program lies."""
-    program = Path(sys.argv[0])
-    name = program.parent.parent.name if program.name == "__main__.py" else program.name
-    return shlex.join([name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["tenfold" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -377,12 +376,23 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> str:
-    """Processor, cores this process may use, and operating system, in words."""
+    """Processor, cores this process may use, accelerators and operating system, in words."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {cores} cores, {system}" + (
+    return f"{_processor()}, {cores} cores, {_accelerators()}{system}" + (
         f", {os.environ['WORLD_SIZE']} processes" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     )
+
+
+def _accelerators() -> str:
+    """Such as "1 x NVIDIA H100, ", or nothing."""
+    import torch  # takes seconds; readers of runs do without
+
+    if (kind := torch.accelerator.current_accelerator()) is None:
+        return ""
+    device = torch.get_device_module(kind)
+    name = device.get_device_name() if hasattr(device, "get_device_name") else kind.type
+    return f"{torch.accelerator.device_count()} x {name}, "
 
 
 def _processor() -> str:

@@ -141,6 +141,7 @@ def train_autoencoder(
     noise: float = 0.4,
     seed: int = 0,
     bf16: bool = True,
+    device: torch.device | str = "cpu",
     after_step: Callable[[int, float], object] | None = None,
 ) -> None:
     """Train a `PatchAutoencoder` on pictures and write its folder.
@@ -155,6 +156,7 @@ def train_autoencoder(
         noise: standard deviation of what is added to the latents, in theirs.
         seed: of weights, order and noise.
         bf16: forward and backward in bfloat16; weights stay in float32.
+        device: where it is trained.
         after_step: called with the step, from 1, and its loss.
     Raises:
         UserError: sides that do not divide, a loss that is not finite.
@@ -167,16 +169,16 @@ def train_autoencoder(
     with torch.random.fork_rng(devices=[]):  # torch's layers draw their weights from its own state
         torch.manual_seed(seed)
         model = PatchAutoencoder(config)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs know tensors only
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs know tensors only
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     schedule = Schedule(min(100, steps), steps, 0.01)
     for step in range(1, steps + 1):
         generator = torch.Generator().manual_seed(forward_seed(seed, step, 0, 0))
-        x = _floats(images[torch.randint(len(images), (rows,), generator=generator)])
+        x = _floats(images[torch.randint(len(images), (rows,), generator=generator)].to(device))
         optimizer.param_groups[0]["lr"] = lr * schedule(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             z = F.batch_norm(model.encoder(x), None, None, training=True)
-            y = model.decode(z + noise * torch.randn(z.shape, generator=generator))
+            y = model.decode(z + noise * torch.randn(z.shape, generator=generator).to(device))
         loss = F.mse_loss(y.float(), x)
         if not bool(torch.isfinite(loss)):
             raise UserError(f"codec: the loss is {loss.item()} at step {step} (learning rate {lr:g}); lower the rate")
@@ -194,7 +196,8 @@ def train_autoencoder(
 
 @torch.no_grad()
 def _latents(model: PatchAutoencoder, images: Tensor) -> Tensor:
-    return torch.cat([model.encoder(_floats(part)) for part in images.split(64)])
+    device = model.mean.device
+    return torch.cat([model.encoder(_floats(part.to(device))) for part in images.split(64)])
 
 
 def _floats(images: Tensor) -> Tensor:

@@ -220,10 +220,14 @@ class _Combine(torch.autograd.Function):
         grad_weight = None
         if ctx.needs_input_grad[1]:
             bag_of_slot = torch.searchsorted(bag, torch.arange(slot.shape[0], device=bag.device), right=True) - 1
-            # The product of each row with its token's gradient, without gathering the gradients first.
-            grad_weight = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                grad_TM, y_RM, slot, bag, bag_of_slot, 0
-            ).to(weight.dtype)
+            if y_RM.is_cpu or y_RM.dtype in (torch.float32, torch.float64):
+                # The product of each row with its token's gradient, without gathering the gradients first.
+                products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                    grad_TM, y_RM, slot, bag, bag_of_slot, 0
+                )
+            else:  # CUDA's kernel takes no half precision
+                products = torch.linalg.vecdot(grad_TM[bag_of_slot].float(), y_RM[slot].float())
+            grad_weight = products.to(weight.dtype)
         return grad_RM, grad_weight, None, None, None
 
 

@@ -26,14 +26,27 @@ class ExpertRouting:
     gate: Tensor  # [B, E, C] weights in the output; 0 where `keep` is False
     keep: Tensor  # [B, E, C] bool; False fills slots of an expert that took fewer than C (padding, race)
     affinity: Tensor  # [B, S, E] scores of the router
-    load: Tensor  # [E] tokens taken by each expert
-    experts_per_token: Tensor  # [B, S] experts that took the token
     logits: Tensor  # [T, E]
     lb_loss: Tensor
     z_loss: Tensor
     sequence_loss: Tensor
     valid: Tensor | None  # [T] bool, False for padding
     pairs: Rows
+
+    @cached_property
+    def load(self) -> Tensor:
+        """Tokens taken by each expert, [E]."""
+        return self.keep.sum((0, 2))
+
+    @cached_property
+    def experts_per_token(self) -> Tensor:
+        """Experts that took the token, [B, S]."""
+        groups, tokens = self.index.shape[0], self.logits.shape[0]
+        first = torch.arange(groups, device=self.index.device)[:, None, None] * (tokens // max(1, groups))
+        taken_T = self.index.new_zeros(tokens).scatter_add_(
+            0, (self.index + first).flatten(), self.keep.flatten().long()
+        )
+        return taken_T.view(self.affinity.shape[:2])
 
     @cached_property
     def counts(self) -> Counts:
@@ -116,7 +129,6 @@ def route_experts(
     expert = torch.arange(num_experts, device=logits.device)[None, :, None].expand_as(index)
     token_R, expert_R, keep_R = ((index + base), expert, keep)
     token_R, expert_R, keep_R = (t.transpose(0, 1).reshape(-1) for t in (token_R, expert_R, keep_R))
-    taken_TE = torch.zeros_like(logits, dtype=torch.long).index_put((token_R, expert_R), keep_R.long(), accumulate=True)
     gate_R = _scaled_gates(config, scores[token_R, expert_R] * keep_R, (token_R, expert_R), logits.shape)
     gate = gate_R.view(num_experts, groups, -1).transpose(0, 1)
     pairs = _pairs(config, token_R, gate_R, keep_R, tokens)
@@ -128,8 +140,6 @@ def route_experts(
         gate=gate,
         keep=keep,
         affinity=scores.view(sequences, -1, num_experts) if tokens else scores[None],
-        load=taken_TE.sum(0),
-        experts_per_token=taken_TE.sum(1).view(sequences, -1) if tokens else taken_TE.sum(1)[None],
         logits=logits,
         lb_loss=zero,
         z_loss=z_loss if tokens else zero,

@@ -83,7 +83,7 @@ def train_classifier(images: Tensor, labels: Tensor, *, steps: int, rows: int = 
     """Teach a classifier which classes a picture shows.
 
     Args:
-        images: (N, 3, H, W) in [-1, 1].
+        images: (N, 3, H, W) in [-1, 1]; training runs on their device.
         labels: (N, C), 1 where a class is shown, else 0.
         steps: optimizer steps.
         rows: pictures a step.
@@ -92,12 +92,13 @@ def train_classifier(images: Tensor, labels: Tensor, *, steps: int, rows: int = 
         the classifier, in eval mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = SmallClassifier(labels.shape[1], generator)
+    model = SmallClassifier(labels.shape[1], generator).to(images.device)
+    labels = labels.to(images)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in range(steps):
         picked = torch.randint(len(images), (rows,), generator=generator)
-        loss = F.binary_cross_entropy_with_logits(model(images[picked]), labels[picked].float())
+        loss = F.binary_cross_entropy_with_logits(model(images[picked]), labels[picked])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tenfold.core.atomic import replacing, write_atomic
+from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.diffusion.allocation import allocation_map
 from tenfold.diffusion.flow import interpolate
@@ -102,13 +103,14 @@ def heat_maps(model: TextToImage, corpus: Corpus, captions: Sequence[str], sampl
         captions: of the corpus.
     """
     rows = torch.tensor([corpus.number(caption) for caption in captions])
-    text, mask = corpus.text[rows], corpus.text_mask[rows]
+    device = next(model.parameters()).device
+    text, mask = corpus.text[rows].to(device), corpus.text_mask[rows].to(device)
     times: list[float] = []
     experts: list[Tensor] = []
 
     def look(step: int, t: float, x: Tensor) -> None:
         at = torch.full((len(x),), max(t, 0.0), device=x.device)  # DDIM calls clean pictures step -1
-        experts.append(allocation_map(model.denoiser, x, at, states, mask))
+        experts.append(allocation_map(model.denoiser, x, at, states, mask).cpu())
         times.append(t)
 
     with torch.no_grad():
@@ -118,7 +120,7 @@ def heat_maps(model: TextToImage, corpus: Corpus, captions: Sequence[str], sampl
         seed=seed, callback=look,
     )  # fmt: skip
     codec = open_codec(corpus.codec_folder)
-    pictures = codec.decode(latents)
+    pictures = codec.decode(latents).cpu()
     objects = object_patches(pictures, model.config.patch_size * codec.factor)
     return HeatMaps(times, torch.stack(experts).numpy(), objects, pictures, list(captions))
 
@@ -132,12 +134,12 @@ def object_patches(pictures: Tensor, patch: int) -> NDArray[np.bool_]:
     return result
 
 
-def _noised(corpus: Corpus, picked: Tensor, t: float) -> tuple[Tensor, Tensor]:
+def _noised(corpus: Corpus, picked: Tensor, t: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Held-out pictures at a time of the flow, with noise that is always the same, and the time of each."""
     x0 = to_model(corpus.held_out.images[picked])
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
     at = torch.full((len(x0),), t)
-    return interpolate(x0, noise, at), at
+    return interpolate(x0, noise, at).to(device), at.to(device)
 
 
 def object_counts(corpus: Corpus) -> NDArray[np.int64]:
@@ -158,15 +160,16 @@ def complexity(model: TextToImage, corpus: Corpus) -> dict[str, float]:
     """
     count = len(corpus.held_out) // GROUP * GROUP
     objects = object_counts(corpus)[:count]
-    picked = torch.arange(count)
+    picked, device = torch.arange(count), next(model.parameters()).device
     totals = np.zeros(count)
     for t in TIMES:
-        x, at = _noised(corpus, picked, t)
+        x, at = _noised(corpus, picked, t, device)
         for part in picked.split(16 * GROUP):
             rows = corpus.held_out.caption[part]
-            mask = corpus.text_mask[rows]
-            experts = allocation_map(model.denoiser, x[part], at[part], model.states(corpus.text[rows], mask), mask)
-            totals[part.numpy()] += experts.double().mean((0, 2, 3)).numpy() / len(TIMES)
+            mask = corpus.text_mask[rows].to(device)
+            states = model.states(corpus.text[rows].to(device), mask)
+            experts = allocation_map(model.denoiser, x[part], at[part], states, mask)
+            totals[part.numpy()] += experts.double().mean((0, 2, 3)).cpu().numpy() / len(TIMES)
     slope = float(np.polyfit(objects, totals, 1)[0])
     varies = totals.std() > 0
     return {"slope": slope, "correlation": float(np.corrcoef(objects, totals)[0, 1]) if varies else 0.0}
@@ -183,15 +186,17 @@ def word_importance(model: TextToImage, corpus: Corpus, pictures: int = 256) -> 
     """
     picked = torch.arange(min(pictures, len(corpus.held_out)))
     rows = corpus.held_out.caption[picked]
-    mask = corpus.text_mask[rows]
-    states = model.states(corpus.text[rows], mask)
+    device = next(model.parameters()).device
+    mask = corpus.text_mask[rows].to(device)
+    states = model.states(corpus.text[rows].to(device), mask)
     content = torch.zeros(mask.shape, dtype=torch.bool)
     for i, row in enumerate(rows.tolist()):
         words = normalised_words(corpus.captions[row])
         content[i, : len(words)] = torch.tensor([_names_something(word) for word in words])
+    content = content.to(device)
     sums = {True: 0.0, False: 0.0}
     for t in TIMES:
-        x, at = _noised(corpus, picked, t)
+        x, at = _noised(corpus, picked, t, device)
         experts = allocation_map(model.denoiser, x, at, states, mask).flatten(2).double()  # R B S
         attention = model.denoiser.cross_attention_maps(x, at, states, mask)[list(model.config.sparse_layers)].double()
         per_word = torch.einsum("rbs,rbsl->rbl", experts, attention) / attention.sum(2).clamp(min=1e-12)
@@ -218,7 +223,8 @@ def shape_labels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 def as_seen(corpus: Corpus, images: Tensor) -> Tensor:
     """Stored pictures as (N, 3, H, W) in [-1, 1], behind the codec."""
     codec = open_codec(corpus.codec_folder)
-    return torch.cat([codec.decode(to_model(part)).clamp(-1, 1) for part in images.split(256)])
+    parts = (codec.decode(to_model(part).to(device_type())).clamp(-1, 1).cpu() for part in images.split(256))
+    return torch.cat(list(parts))
 
 
 def write_classifier(folder: Path, steps: int = 400) -> None:
@@ -226,7 +232,8 @@ def write_classifier(folder: Path, steps: int = 400) -> None:
     corpus = open_corpus(folder)
     every = max(1, len(corpus.train) // CLASSIFIED)
     images = as_seen(corpus, corpus.train.images[::every])
-    model = train_classifier(images, shape_labels(list(to_bytes(images))), steps=steps)
+    labels = shape_labels(list(to_bytes(images)))
+    model = train_classifier(images.to(device_type()), labels, steps=steps)
     with replacing(folder / CLASSIFIER) as temporary:
         save_file(model.state_dict(), temporary)
 

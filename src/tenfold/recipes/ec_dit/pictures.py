@@ -210,6 +210,7 @@ def _own_codec(data: Data, images: NDArray[np.uint8], folder: Path) -> Path | No
             folder / CODEC,
             steps=data.codec_steps,
             seed=data.seed,
+            device=device_type(),
             after_step=lambda step, _: progress.update(bar, completed=step),
         )
     return folder / CODEC

@@ -65,7 +65,9 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
 def routing(config: Config, run: Run, rows: Sequence[Row], measured: Sequence[str]) -> None:
     """Where the compute goes."""
     first = Job(measured[0], config.seeds[0], 0.0, 1).name
-    run.text("where the compute goes", " ".join(findings.heat_sentence(rows, model) for model in measured[:2]))
+    told = [model for model in measured if model != "tc"][:2]  # token choice gives every token as many
+    if told:
+        run.text("where the compute goes", " ".join(findings.heat_sentence(rows, model) for model in told))
     run.figure("heat", figures.heat_figure(run.path / "heat" / f"{first}.npz"),
                caption="Experts of every token while pictures are drawn, from noise (t = 1) to the finished one.")  # fmt: skip
     run.figure("objects", figures.preference_figure(rows, measured),

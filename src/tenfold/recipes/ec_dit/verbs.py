@@ -149,7 +149,7 @@ def heatmap(
     def look(number: int, t: float, x: torch.Tensor) -> None:
         if number == wanted:
             at = torch.full((len(x),), max(float(t), 0.0), device=x.device)  # DDIM calls clean pictures step -1
-            maps.append(allocation_map(pipeline.model.denoiser, x.to(states.dtype), at, states, mask))
+            maps.append(allocation_map(pipeline.model.denoiser, x.to(states.dtype), at, states, mask).cpu())
 
     pictures = draw(pipeline, prompt, 1, sampling, seed, callback=look)
     images = torch.from_numpy(pictures[:, 0]).permute(0, 3, 1, 2) / 127.5 - 1
@@ -160,7 +160,7 @@ def heatmap(
 
 
 def compare(
-    preset: Literal["tiny", "laptop", "compare", "scaling"] = "laptop",
+    preset: Literal["tiny", "laptop", "accelerator", "scaling"] = "laptop",
     /,
     seeds: tuple[int, ...] = (),
     steps: int = 0,
