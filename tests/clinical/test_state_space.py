@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.posterior import combine, reverse
 from tenfold.clinical.state_space import DeepStateSpace, dssm_loss
-from tenfold.clinical.state_space_config import StateSpaceConfig
+from tenfold.clinical.state_space_config import StateSpaceConfig, StateSpaceSwitches
 from tenfold.core.errors import UserError
 from tenfold.core.fit import TrainState, train_step
 
@@ -367,3 +367,12 @@ def test_all_censored_and_none_at_risk_are_finite() -> None:
     data = batch() | {"observed": torch.zeros(B, 2, dtype=torch.bool)}
     assert torch.isfinite(dssm_loss(model(), data)[0])
     assert torch.isfinite(dssm_loss(model(), data | {"at_risk": torch.zeros(B, 2)})[0])
+
+
+def test_events_on_different_grids_get_start_states_of_their_own() -> None:
+    switches = StateSpaceSwitches(z_dim=3, head="auto")
+    assert switches.sized(D, U, EVENTS).head == "official"
+    assert switches.sized(D, U, EVENTS[:1]).head == "per_event"
+    assert switches.sized(D, U, [EventSpec("a", 2.0, 5), EventSpec("b", 2.0, 3)]).head == "per_event"
+    with pytest.raises(ValueError, match="head: got 'auto', which only"):
+        model(head="auto")

@@ -11,7 +11,7 @@ from tenfold.core.config import need
 
 InferModel = Literal["basic", "l", "r", "lr", "st"]
 Covariance = Literal["diag", "tril"]
-Head = Literal["per_event", "official", "exponential", "cox"]
+Head = Literal["per_event", "official", "exponential", "cox", "auto"]
 Combine = Literal["precision", "official"]
 Reduction = Literal["sum", "official"]
 Emission = Literal["linear", "sigmoid"]
@@ -28,7 +28,8 @@ class StateSpaceSwitches:
         cov: scale of the posterior, "diag" or "tril", the lower triangle of a softplus matrix (official).
         head: "per_event" rolls one state out and gives each event a hazard network; "official" maps the state to one
             start state an event and shares the hazard network; "exponential" and "cox" give each event a rate that does
-            not change, without a roll-out (official baselines).
+            not change, without a roll-out (official baselines). "auto" is "official" where events have slots of
+            different lengths, which one roll-out cannot serve, else "per_event".
         ds_nrl: layers of each LSTM.
         obs_nmlp, obs_smlp: layers and width of the emission network C; 1 layer is a linear map.
         stran_nmlp, stran_smlp: of the state transition A.
@@ -118,6 +119,8 @@ class StateSpaceSwitches:
         """The model for data of these sizes; interventions are forecast only where there are some."""
         switches = asdict(self)
         switches["forecast_interv"] &= n_interv > 0
+        if self.head == "auto":
+            switches["head"] = "per_event" if len({event.slot_hours for event in events}) == 1 else "official"
         return StateSpaceConfig(n_obs=n_obs, n_interv=n_interv, events=tuple(events), n_static=n_static, **switches)
 
 
@@ -142,6 +145,8 @@ class StateSpaceConfig(StateSpaceSwitches):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_events(self.events)
+        if self.head == "auto":
+            raise ValueError("head: got 'auto', which only `StateSpaceSwitches.sized` resolves")
         need("n_obs", self.n_obs, 1)
         for name in ("n_interv", "n_static"):
             need(name, getattr(self, name), 0)

@@ -55,7 +55,7 @@ class Stepper:
         self.model = _joined(model, _with_linears(model, PackedLinear)) if plain and _packs() else model
         self._rows: _SingleRow | None = None
         wanted = compiled == "on" or (compiled == "auto" and 4 * model.num_params(True) > WORTH_COMPILING)
-        dense = all(isinstance(block.mlp, FeedForward) for block in model.layers)
+        dense = all(isinstance(block.mlp, FeedForward) and _plain(block) for block in model.layers)
         if wanted and plain and dense and _compiler():
             self._rows = _SingleRow(model, weights)
         elif weights == "int8":
@@ -242,8 +242,8 @@ def _joined(model: Decoder, packed: Decoder) -> Decoder:
             if name == "mlp" and not (isinstance(module, FeedForward) and module.gate_proj is not None):
                 continue
             layers = [getattr(module, part) for part in parts]
-            if any(layer.bias is not None for layer in layers):
-                continue
+            if any(not isinstance(layer, nn.Linear) or layer.bias is not None for layer in layers):
+                continue  # such as layers with adapters, which run by themselves
             sizes = [layer.out_features for layer in layers]
             whole = nn.Linear(layers[0].in_features, sum(sizes), bias=False, device="meta")
             whole.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), requires_grad=False)
@@ -251,6 +251,12 @@ def _joined(model: Decoder, packed: Decoder) -> Decoder:
             for i, part in enumerate(parts):
                 setattr(target, part, JoinedLinear(joint, sizes, i, memory))
     return packed
+
+
+def _plain(block: nn.Module) -> bool:
+    """Whether all projections are ordinary linear layers: without adapters, not palettized."""
+    parts = block.named_modules()
+    return all(isinstance(layer, nn.Linear) for name, layer in parts if name.rpartition(".")[2].endswith("_proj"))
 
 
 def _packs() -> bool:
