@@ -65,7 +65,7 @@ class DeepStateSpace(SurvivalModel):
         self.dynamics = Dynamics(config, generator, control=n_interv > 0)
         self.emission = mlp(z_dim, n_obs, config.obs_nmlp, config.obs_smlp, generator)
         # Its own control network would learn from forecast interventions alone.
-        own = not config.reuse_encoding and head in ("per_event", "official")
+        own = not config.reuse_encoding and config.rolls_out
         self.forecast = Dynamics(config, generator, control=config.forecast_interv) if own else None
         heads = {"exponential": ExponentialHead, "cox": CoxHead}
         self.hazard_head = heads.get(head, StateHead)(config, generator)

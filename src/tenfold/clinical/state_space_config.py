@@ -115,6 +115,11 @@ class StateSpaceSwitches:
             return self.sys_id_weight
         return 1.0 if self.elbo_reduction == "official" else 0.01
 
+    @property
+    def rolls_out(self) -> bool:
+        """Whether hazards follow the state beyond the trigger, so that a plan of treatment can be forced."""
+        return self.head not in ("exponential", "cox")
+
     def sized(self, n_obs: int, n_interv: int, events: Sequence[EventSpec], n_static: int = 0) -> StateSpaceConfig:
         """The model for data of these sizes; interventions are forecast only where there are some."""
         switches = asdict(self)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from tenfold.clinical.cohort_words import parse_events, parse_rules, read_codes
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.series import Rule
 from tenfold.clinical.state_space_config import StateSpaceSwitches
-from tenfold.core.config import need, read_object
+from tenfold.core.config import need
 from tenfold.core.errors import UserError
 
 CohortName = Literal["sim", "sim-300", "icu12", "mimic3", "meds", "files"]
@@ -19,7 +19,6 @@ Method = Literal["dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential",
 SIMULATED = ("sim", "sim-300")
 OWN_GRID = ("meds", "files")  # their events say what slots they have
 STEPS = {"sim": 560, "sim-300": 280, "icu12": 400, "mimic3": 3000, "meds": 400, "files": 400}
-_EVENT = re.compile(r"([^=\s][^=]*)(?:=(\d+)x(\d+(?:\.\d+)?))?")
 
 
 @dataclass(frozen=True)
@@ -65,27 +64,17 @@ class Data:
             need(name, getattr(self, name), 9, 1e6)
         need("steps", self.steps, 1, 10_000)
         need("step_hours", self.step_hours, 0, above=True)
-        names = [event.split("=")[0] for event in self.events]
-        if len(set(names)) != len(names):
-            raise ValueError(f"events: got {', '.join(self.events)}, need names that differ")
-        for event in self.events:
-            parse_event(event)
-        self.rule_of  # noqa: B018  refuses what cannot be read
+        self.specs()  # refuses what cannot be read
+        self.rule_of  # noqa: B018  so does this
 
     @property
     def rule_of(self) -> dict[str, Rule]:
         """{name: rule}."""
-        found: dict[str, Rule] = {}
-        for text in self.rules:
-            name, _, rule = text.rpartition("=")
-            if not name or rule not in get_args(Rule):
-                raise ValueError(f"rules: got {text!r}, need NAME=mean, NAME=sum or NAME=any")
-            found[name] = rule  # type: ignore[assignment]
-        return found
+        return parse_rules(self.rules)
 
     def specs(self) -> list[str | EventSpec]:
         """The events, with their grids where they name one."""
-        return [parse_event(event) for event in self.events]
+        return parse_events(self.events)
 
     def meds_codes(self) -> dict[str, list[str]]:
         """{name: codes} of `codes`."""
@@ -94,25 +83,7 @@ class Data:
         return read_codes(self.codes)
 
 
-def parse_event(text: str) -> str | EventSpec:
-    """NAME, or NAME=24x1.5 for 24 slots of 1.5 hours."""
-    found = _EVENT.fullmatch(text)
-    if found is None:
-        raise ValueError(f"events: got {text!r}, need NAME or NAME=SLOTSxHOURS, such as death=30x24")
-    name, slots, hours = found.groups()
-    return name if slots is None else EventSpec(name, float(hours), int(slots))
-
-
-def read_codes(file: Path) -> dict[str, list[str]]:
-    """A JSON object of names and their MEDS codes."""
-    content = read_object(file)
-    for name, codes in content.items():
-        if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
-            raise UserError(f"{file}: {name}: need a list of codes, such as {{{name!r}: ['LAB//1']}}")
-    return content
-
-
-NETWORK = StateSpaceSwitches(z_dim=16, analytic_kl=True, sys_id_weight=0.005, forecast_interv=True)
+NETWORK = StateSpaceSwitches(z_dim=16, head="auto", analytic_kl=True, sys_id_weight=0.005, forecast_interv=True)
 
 
 @dataclass(frozen=True)

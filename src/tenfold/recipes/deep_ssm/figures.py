@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.survival_metrics import DCalibration, kaplan_meier
+from tenfold.core.panels import panels
 from tenfold.core.statistics import select
 from tenfold.recipes.deep_ssm.evaluation import FollowUp
 from tenfold.recipes.deep_ssm.findings import METHODS, methods_of
@@ -20,17 +21,6 @@ Floats = NDArray[np.floating[Any]]
 COLOURS = {"dssm": "#d62728", "dssm-single": "#ff9896", "lstm": "#1f77b4", "deephit": "#aec7e8", "mlp": "#9467bd",
            "exponential": "#8c564b", "cox": "#2ca02c", "kaplan-meier": "#7f7f7f", "oracle": "#000000"}  # fmt: skip
 BINS = 10
-
-
-def panels(count: int, width: float = 3.5, height: float = 3.0, most: int = 3) -> tuple[Figure, list[Any]]:
-    """A figure with so many panels in rows of at most `most`."""
-    columns = min(count, most)
-    lines = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
-    axes = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for axis in axes[count:]:
-        axis.set_axis_off()
-    return figure, axes[:count]
 
 
 def hours(event: EventSpec) -> Floats:

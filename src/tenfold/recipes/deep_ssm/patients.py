@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tenfold.clinical.cohort_words import source_kind
 from tenfold.clinical.events import EventTimeDataset
 from tenfold.clinical.icu12 import EVENTS as ICU_EVENTS
 from tenfold.clinical.icu12 import icu12
@@ -16,8 +17,6 @@ from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import read_mimic3
 from tenfold.core.errors import UserError
 from tenfold.recipes.deep_ssm.folder import Opened
-
-TABLES = (".csv", ".gz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,16 @@ def read_patients(opened: Opened, source: Source) -> EventTimeDataset:
     Raises:
         UserError: nothing of that kind there, a damaged file, none of the model's variables in it.
     """
-    path = source.path
-    if not path.exists():
-        raise UserError(f"patients: {path} not found")
+    path, kind = source.path, source_kind(source.path)
     try:
-        if path.is_file() and path.suffix.lower() in TABLES:
+        if kind == "table":
             dataset = _from_table(opened, source)
-        elif any((path / "data").rglob("*.parquet")):
+        elif kind == "meds":
             dataset = _from_meds(opened, source)
-        elif any(any(path.glob(pattern)) for pattern in ("*.txt", "set-*/*.txt", "physionet2012_*.npz")):
+        elif kind == "physionet":
             dataset = _from_physionet(opened, path)
-        elif path.is_dir() and any(file.name.lower().startswith("icustays.csv") for file in path.iterdir()):
-            dataset = _from_mimic3(opened, path)
         else:
-            raise UserError(
-                f"patients: got {path}, need a MEDS folder, PhysioNet files, MIMIC-III tables, or a .csv or .parquet table"
-            )
+            dataset = _from_mimic3(opened, path)
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"patients: {path}: {error}") from error
     if not dataset.mask.any() and len(dataset):

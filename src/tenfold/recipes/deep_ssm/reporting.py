@@ -116,7 +116,7 @@ def show_model(config: Config, run: Run, cohort: Cohort) -> None:
         )
     run.figure(f"{name}-calibration", figures.calibration_figure(events, risks, tests),
                caption=f"{label} Those at risk, in tenths by predicted risk within the horizon.")  # fmt: skip
-    if cohort.test.intervention_names and config.network.head in ("per_event", "official"):
+    if cohort.test.intervention_names and config.network.rolls_out:
         show_what_if(run, cohort, model, label)
 
 

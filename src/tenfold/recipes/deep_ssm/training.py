@@ -85,7 +85,7 @@ def train_one(config: Config, run_path: str, job: Job) -> Row:
         if is_main():
             inputs = Inputs.of(job.cohort, cohort.train, config.data)
             write_model(run.path / "models" / name, model, job.method, inputs, config.rivals)
-        if job.method == "dssm" and cohort.truth and config.network.head in ("per_event", "official"):
+        if job.method == "dssm" and cohort.truth and config.network.rolls_out:
             assert isinstance(model, DeepStateSpace)
             forced = forced_error(model, cohort)
     scores = score(laws, cohort)

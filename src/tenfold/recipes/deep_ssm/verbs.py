@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.clinical.cohort_words import SAME_NAMES, TableColumns, read_codes
 from tenfold.clinical.events import EventTimeDataset
-from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.meds import write_predictions
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.atomic import replacing
@@ -22,31 +21,12 @@ from tenfold.core.run import Run
 from tenfold.core.statistics import select
 from tenfold.recipes.deep_ssm import figures, findings
 from tenfold.recipes.deep_ssm.cohorts import build_cohort
-from tenfold.recipes.deep_ssm.config import CohortName, Config, read_codes
+from tenfold.recipes.deep_ssm.config import CohortName, Config
 from tenfold.recipes.deep_ssm.experiment import plan
 from tenfold.recipes.deep_ssm.folder import INPUTS, Opened, read_model
 from tenfold.recipes.deep_ssm.patients import Source, prediction_times, read_patients
 
 BATCH = 1024  # patients in memory at once
-
-
-@dataclass(frozen=True)
-class TableColumns:
-    """Names of a table's columns, where they are not those of the model's own data.
-
-    Args:
-        subject: who.
-        time: when, hours or dates.
-        variable: what was measured.
-        value: its number.
-        trigger: of the table of subjects: when the prediction is made.
-    """
-
-    subject: str = ""
-    time: str = ""
-    variable: str = ""
-    value: str = ""
-    trigger: str = ""
 
 
 def predict(
@@ -58,7 +38,7 @@ def predict(
     labels: Path | None = None,
     subjects: Path | None = None,
     codes: Path | None = None,
-    columns: TableColumns = TableColumns(),
+    columns: TableColumns = SAME_NAMES,
     samples: int = 0,
 ) -> None:
     """Predict when each event comes: subject_id, prediction_time, event, horizon_hours, probability.
@@ -99,7 +79,7 @@ def whatif(
     labels: Path | None = None,
     subjects: Path | None = None,
     codes: Path | None = None,
-    columns: TableColumns = TableColumns(),
+    columns: TableColumns = SAME_NAMES,
     samples: int = 0,
 ) -> None:
     """Force a plan of treatment and draw survival with it, without any, and as forecast.
@@ -287,8 +267,7 @@ def _source(
     codes: Path | None,
     columns: TableColumns,
 ) -> Source:
-    own = opened.inputs.columns
-    named = LongColumns(**{name: getattr(columns, name) or getattr(own, name) for name in vars(own)})
+    named = columns.over(opened.inputs.columns)
     return Source(patients, labels, subjects, None if codes is None else read_codes(codes), named)
 
 
