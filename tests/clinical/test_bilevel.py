@@ -98,9 +98,9 @@ def test_a_resumed_loop_is_bit_equal(fields: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_a_run_that_is_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretraining().run()
+    whole = pretraining(save_every=1).run()
     run = Run.create("test", "tiny", {}, tmp_path)
-    loop = pretraining()
+    loop = pretraining(save_every=1)
 
     def cut(step: int, **metrics: Any) -> None:
         if metrics["round"] == 2:
@@ -114,6 +114,15 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     state = again.run(run)
     assert torch.equal(state.history[-1], whole.history[-1])
     assert checkpoint.latest(run, "pretraining") is not None
+
+
+@pytest.mark.parametrize(("outer", "steps"), [("hypergradient", [6, 9]), ("none", [6, 9])])
+def test_checkpoints_stand_at_ends_of_rounds(
+    outer: Any, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create("test", "tiny", {}, tmp_path)
+    pretraining(None if outer == "hypergradient" else FixedWeights(torch.ones(16)), outer, save_every=2).run(run)
+    assert [row["step"] for row in run.rows()] == steps  # every second round, and the last
 
 
 @pytest.mark.parametrize("normalization", ["softmax", "linear"])

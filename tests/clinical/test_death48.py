@@ -78,6 +78,13 @@ def test_nothing_of_the_future_is_in_the_history(cohort: ForecastDataset, data_d
     assert np.array_equal(values, series.grid(24, rules=HOURLY)[0])
 
 
+def test_without_outcomes_nothing_is_known_of_them(data_dir: Path) -> None:
+    sample = data_dir / "03-04-clinical" / "raw_sample"
+    labelled, bare = death48(sample), death48(sample / "set-a", labelled=False)
+    assert np.array_equal(labelled.x, bare.x) and np.array_equal(labelled.mask, bare.mask)
+    assert labelled.eligible.any() and not bare.eligible.any() and not bare.labels[:, [0, 2]].any()
+
+
 def test_labelled_rows_of_deaths(cohort: ForecastDataset) -> None:
     """2 deaths among 24 labels at 1 %, hence the rule of ten; 237 labels at 10 %."""
     train = cohort.split("hospital_death")["train"]

@@ -157,6 +157,29 @@ def test_a_selection_transfers() -> None:
     assert np.array_equal(estimator.predict_proba(test), fitted().predict_proba(test))  # it stays as it was
 
 
+def test_one_encoder_serves_both_uses() -> None:
+    estimator = fitted()
+    before = {name: p.clone() for name, p in estimator.encoder_.named_parameters()}
+    tuned = estimator.transfer(columns(True), columns(True, "valid"), freeze_encoder=False)
+    assert tuned.config.freeze_encoder is False and estimator.config.freeze_encoder is None
+    assert not torch.equal(next(tuned.encoder_.parameters()), next(iter(before.values())))
+    assert all(torch.equal(p, before[name]) for name, p in estimator.encoder_.named_parameters())
+    same = estimator.transfer(columns(True), columns(True, "valid"))
+    test = columns(True, "test")
+    assert np.array_equal(same.predict_proba(test), estimator.predict_proba(test))
+    assert np.array_equal(tuned.predict_proba(test), fitted(freeze_encoder=False).predict_proba(test))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"outer_labels": "full"}, {"use_best_encoder": True}, {"refit_on_all": False}], ids=str
+)
+def test_a_transfer_reads_the_labels_that_a_fit_reads(fields: dict[str, Any]) -> None:
+    estimator = fitted(**fields)
+    same = estimator.transfer(columns(True), columns(True, "valid"))
+    test = columns(True, "test")
+    assert np.array_equal(same.predict_proba(test), estimator.predict_proba(test))
+
+
 class Sums:
     """Two auxiliary tasks of one's own."""
 

@@ -266,7 +266,10 @@ def test_other_ranks_write_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert result.claims == (claim(),)
 
 
-@pytest.mark.parametrize("program", ["/home/a/.venv/bin/tenfold", "/home/a/src/tenfold/cli/__main__.py", "/a/src/tenfold/__main__.py", "tenfold"])
+@pytest.mark.parametrize(
+    "program",
+    ["/home/a/.venv/bin/tenfold", "/home/a/src/tenfold/cli/__main__.py", "/a/src/tenfold/__main__.py", "tenfold"],
+)
 def test_the_command_is_kept_without_where_the_program_lies(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

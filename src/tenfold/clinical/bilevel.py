@@ -143,7 +143,7 @@ class Pretraining:
         return self.outer == "hypergradient" and self.config.hypergradient == "official_hessian"
 
     def run(self, run: RunFolder | None = None, name: str = "pretraining") -> BilevelState:
-        """All steps from wherever the state stands; a run gets log rows and a checkpoint each round, and resumes.
+        """All steps from wherever the state stands; a run gets log rows and checkpoints at ends of rounds, and resumes.
 
         Ctrl-C finishes the step, saves, and raises KeyboardInterrupt.
         """
@@ -151,9 +151,9 @@ class Pretraining:
             checkpoint.resume(run, self.state, name)
         with Interrupt() as interrupt:
             while self.advance():
-                at_round = self.state.step % self.config.inner_steps == 0
-                round_done = at_round and self.phase() in ("forecast", "done")
-                if run is not None and (round_done or interrupt.requested):
+                rounds, within = divmod(self.state.step, self.config.inner_steps)
+                due = not within and not rounds % self.config.save_every and self.phase() == "forecast"
+                if run is not None and (due or self.phase() == "done" or interrupt.requested):
                     checkpoint.save(run, self.state, name)
                     run.log(self.state.step, model=name, loss=self.state.last_loss, round=self.state.outer.step)
                 if interrupt.requested:

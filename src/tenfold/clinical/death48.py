@@ -23,7 +23,11 @@ LARGEST = 5.0  # standard deviations
 
 
 def death48(
-    data_dir: str | Path | None = None, *, sets: Sequence[str] | None = None, scaling: Scaling | None = None
+    data_dir: str | Path | None = None,
+    *,
+    sets: Sequence[str] | None = None,
+    scaling: Scaling | None = None,
+    labelled: bool = True,
 ) -> ForecastDataset:
     """All 37 variables of each stay; outcomes hospital_death, kidney24 and long_stay.
 
@@ -31,13 +35,13 @@ def death48(
     hospital, among those who leave it alive.
 
     Args:
-        data_dir, sets: see `read_physionet2012`.
+        data_dir, sets, labelled: see `read_physionet2012`; without labels no outcome is known.
         scaling: kept from training; None fits it to the histories of the training part.
     Raises:
         DataNotFound: the data are not there.
         UserError: a damaged file.
     """
-    stays = read_physionet2012(data_dir, sets)
+    stays = read_physionet2012(data_dir, sets, labelled=labelled)
     series = stays.series()
     values, mask = series.grid(HISTORY, rules=HOURLY)
     future, future_mask = series.grid(HORIZON, start=HISTORY, rules=HOURLY)
@@ -54,7 +58,7 @@ def death48(
         y=y,
         y_mask=future_mask,
         labels=np.stack([died, np.isfinite(rise) & (rise >= HISTORY), days >= LONG_STAY], axis=1),
-        eligible=np.stack([np.ones_like(died), rise >= HISTORY, ~died & (days >= 0)], axis=1),
+        eligible=labelled & np.stack([np.ones_like(died), rise >= HISTORY, ~died & (days >= 0)], axis=1),
         features=stays.variables,
         targets=TARGETS,
         ids=stays.ids,

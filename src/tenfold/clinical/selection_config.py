@@ -53,6 +53,7 @@ class SelectConfig:
             the forecast loss. Without, budgets are fixed. A validation set too small for the weights chooses nothing.
         refit_on_all: the final classifier learns from the validation labels too, unless they choose it or are "full".
         eval_every: steps between validations.
+        save_every: rounds of `inner_steps` between checkpoints and log rows, where there is a run for them.
         include, exclude: tasks of "pretrain_subset", names or positions; one of the two.
         top_k: tasks of "random_subset", "top_k_of_weights" and "correlation_filter".
         cotrain_factor: weight of the supervised loss in "cotrain".
@@ -100,6 +101,7 @@ class SelectConfig:
     use_best_encoder: bool = False
     refit_on_all: bool = True
     eval_every: int = 20
+    save_every: int = 10
     include: tuple[str | int, ...] = ()
     exclude: tuple[str | int, ...] = ()
     top_k: int = 4
@@ -144,6 +146,6 @@ _CHOICES = {
 }
 _COUNTS = (
     *("rounds", "inner_steps", "head_steps", "lookahead", "last_k", "unroll_chunk", "folds"),
-    *("state_size", "horizon", "batch_size", "classifier_steps", "eval_every", "top_k"),
+    *("state_size", "horizon", "batch_size", "classifier_steps", "eval_every", "save_every", "top_k"),
 )
 _POSITIVE = ("inner_lr", "lr_unsupervised", "lr_supervised", "lr_head", "lr_weights", "clip_value", "cotrain_factor")

@@ -125,22 +125,35 @@ class AutoSelect:
         positive = predict(net, self._columns("X", X, HISTORY)).double().cpu().numpy()
         return np.stack([1 - positive, positive], -1)
 
-    def transfer(self, new_target: Data, val: Data | None = None, *, unlabelled: Data | None = None) -> AutoSelect:
+    def transfer(
+        self,
+        new_target: Data,
+        val: Data | None = None,
+        *,
+        unlabelled: Data | None = None,
+        freeze_encoder: bool | None = None,
+    ) -> AutoSelect:
         """The same selection for another outcome: a new classifier, and a new encoder where there are new series.
+
+        With the same labels and another `freeze_encoder` it is the other use of one encoder.
 
         Args:
             new_target: x, mask and label of the other outcome.
             val: chooses the classifier where the config says so, or is learned from too, as in `fit`.
             unlabelled: series to pretrain a new encoder on under the weights learned; None keeps the encoder.
+            freeze_encoder: in place of the config's.
         """
         other = copy.copy(self)
+        if freeze_encoder is not None:
+            other.config = dataclasses.replace(self.config, freeze_encoder=freeze_encoder)
         if unlabelled is not None:
             return other._fit("given_weights", unlabelled, new_target, new_target if val is None else val)
         other._net = copy.deepcopy(self._fitted())
-        labelled, chosen = self._labelled("new_target", new_target), None if val is None else self._labelled("val", val)
-        if chosen is not None and not self.config.use_best_encoder and self.config.refit_on_all:
-            labelled, chosen = joined(labelled, chosen), None
-        other._classify(labelled, chosen, "given_weights")
+        labelled = self._labelled("new_target", new_target)
+        if val is None:
+            other._classify(labelled, None, "given_weights")
+        else:
+            other._finish(Labels.of(labelled, self._labelled("val", val), self.config.folds), "given_weights")
         return other
 
     def save(self, folder: str | Path) -> None:
@@ -189,9 +202,7 @@ class AutoSelect:
             if mode == "top_k_of_weights":
                 given = self._pretrain("autoselect", copy.deepcopy(self._net), series, labels, given, "selection")
             self._pretrain(mode, self._net, series, labels, given, "pretraining")
-        chooses = config.use_best_encoder and not labels.folds
-        everything = config.refit_on_all and not chooses and config.outer_labels != "full"
-        self._classify(labels.everything() if everything else labels.labelled, labels.val if chooses else None, mode)
+        self._finish(labels, mode)
         return self
 
     def _pretrain(
@@ -207,6 +218,13 @@ class AutoSelect:
         self.history_ = torch.stack(history).double().cpu().numpy()
         self.weights_ = dict(zip(tasks.names, self.history_[-1].tolist(), strict=True))
         return self.weights_
+
+    def _finish(self, labels: Labels, mode: Mode) -> None:
+        """The final classifier, from the labels that it may read."""
+        config = self.config
+        chooses = config.use_best_encoder and not labels.folds
+        everything = config.refit_on_all and not chooses and config.outer_labels != "full"
+        self._classify(labels.everything() if everything else labels.labelled, labels.val if chooses else None, mode)
 
     def _classify(self, labelled: Columns, val: Columns | None, mode: Mode) -> None:
         freeze = mode != "supervised" if self.config.freeze_encoder is None else self.config.freeze_encoder

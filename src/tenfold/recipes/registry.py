@@ -63,6 +63,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2407.19359",
         "outcome prediction with few labels, learnt task weights",
         "tenfold.recipes.meta_forecast",
+        "works",
     ),
     Recipe(
         "moe-vs-dense",
