@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import secrets
 import time
@@ -75,6 +76,7 @@ class LocalChatModel:
                 f"tokenizer: it has {tokenizer.vocab_size} ids, the model {model.cfg.vocab_size}: they do not belong together"
             )
         self.name, self.tokenizer = name, tokenizer
+        self.adapter: str | None = None
         self.engine = Engine(model, **engine)
         release_compute_threads()  # the engine computes in a thread of its own
         self._ends = frozenset(id for id in (tokenizer.end_id, tokenizer.eos_id) if id is not None)
@@ -90,6 +92,12 @@ class LocalChatModel:
         model = Decoder.from_pretrained(place, dtype=torch.float32)
         tokenizer = read_gguf_tokenizer(place) if place.suffix == ".gguf" else Tokenizer.load(place)
         return cls(model, tokenizer, name or place.stem, **engine)
+
+    def with_adapter(self, adapter: str) -> LocalChatModel:
+        """The same engine and weights with one of the model's adapters, named NAME:ADAPTER; closing either closes both."""
+        other = copy.copy(self)
+        other.name, other.adapter = f"{self.name}:{adapter}", adapter
+        return other
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling = SAMPLING, n: int = 1) -> list[Reply]:
         """n replies, independent draws.
@@ -195,6 +203,7 @@ class LocalChatModel:
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             bias=self._bias(sampling),
+            adapter=self.adapter,
         )
         return self.engine.submit(request, listen)
 

@@ -22,6 +22,7 @@ from tenfold.lm.sampling import draw_rows
 from tenfold.lm.slots import Slots
 from tenfold.lm.stepper import Compiled, Stepper, Weights
 from tenfold.lm.token_stream import EngineBusyError, EngineClosedError, TokenStream
+from tenfold.nn.lora_layer import active_of, working
 from tenfold.nn.moe import dropless, moe_layers
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class _Row:
 
     stream: TokenStream
     generator: torch.Generator
+    adapter: str | None
     new: list[int] = field(default_factory=list)
     done: int = 0  # tokens of prompt and answer whose keys and values are stored
     reused: int = 0
@@ -94,6 +96,7 @@ class Engine:
         self._slots = Slots(model.cfg, max_batch, max_batch_tokens, first.dtype, first.device)
         self._step = Stepper(model, weights=weights, compiled=compiled)
         self._experts = any(True for _ in moe_layers(model))
+        self._adapters = active_of(model)
         self._chunk, self._max_waiting = prefill_chunk, max_waiting
         self._waiting: deque[TokenStream] = deque()
         self._running: list[_Row] = []  # row i is in slot i
@@ -166,6 +169,9 @@ class Engine:
             raise ValueError(
                 f"prompt + max_new_tokens: got {total} tokens, the engine holds at most {self._slots.max_tokens}"
             )
+        known = [] if self._adapters is None else list(self._adapters.scales)
+        if request.adapter is not None and request.adapter not in known:
+            raise ValueError(f"adapter: got {request.adapter!r}, need one of {', '.join(known) or 'none'}")
         low, high = min(request.ids), max(request.ids)
         if low < 0 or high >= cfg.vocab_size:
             raise ValueError(f"ids: got token {low if low < 0 else high}, need 0..{cfg.vocab_size - 1}")
@@ -250,13 +256,16 @@ class Engine:
                 self._waiting.popleft().end("cancelled")
             if not self._waiting:
                 return False
-            row = _Row(self._waiting[0], torch.Generator().manual_seed(self._waiting[0].request.seed % 2**63))
+            request = self._waiting[0].request
+            generator = torch.Generator().manual_seed(request.seed % 2**63)
+            row = _Row(self._waiting[0], generator, request.adapter or self._current_adapter())
             others = self._rows()
             place, length = len(others), max(each.need for each in [*others, row])
             if not self._slots.fits(place + 1, length):
                 return False
             ids = row.request.ids
-            if any(_shared(ids, other.request.ids) >= REUSE for other in self._reading if not other.done):
+            alike = (other for other in self._reading if not other.done and other.adapter == row.adapter)
+            if any(_shared(ids, other.request.ids) >= REUSE for other in alike):
                 return False  # soon it can take over what is being read right now
             self._waiting.popleft()
         self._batch = None
@@ -265,7 +274,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - out of memory, say: this request cannot be had, the others go on
             self._end(row, error)
             return False
-        source, shared = self._slots.longest_prefix(ids)
+        source, shared = self._slots.longest_prefix(ids, row.adapter)
         if shared >= REUSE:
             if source >= place:  # its sequence has ended: take the slot itself
                 self._slots.swap(source, place)
@@ -274,6 +283,7 @@ class Engine:
             row.done = row.reused = shared
         else:
             self._slots.tokens[place] = []
+        self._slots.adapters[place] = row.adapter
         self._reading.append(row)
         return True
 
@@ -299,7 +309,8 @@ class Engine:
         padded = [piece + piece[-1:] * (width - len(piece)) for piece in pieces]
         cache = self._slots.batch(place, count, [row.done for row in group])
         last = [len(piece) - 1 for piece in pieces]
-        logits_BV = self._step.prompt(torch.tensor(padded, device=self._slots.device), cache, last)
+        with self._with_adapters(group):
+            logits_BV = self._step.prompt(torch.tensor(padded, device=self._slots.device), cache, last)
         for slot, (row, piece) in enumerate(zip(group, pieces, strict=True), place):
             row.done += len(piece)
             self._slots.tokens[slot] = list(row.request.ids[: row.done])
@@ -315,7 +326,8 @@ class Engine:
         if not self._batch:
             self._batch = self._slots.batch(0, len(rows), [row.done for row in rows])
         last = [row.new[-1] for row in rows]
-        logits_BV = self._step(torch.tensor(last, device=self._slots.device), self._batch)
+        with self._with_adapters(rows):
+            logits_BV = self._step(torch.tensor(last, device=self._slots.device), self._batch)
         for slot, row in enumerate(rows):
             row.done += 1
             self._slots.tokens[slot].append(last[slot])
@@ -351,6 +363,21 @@ class Engine:
                 self._leave(row, "stop")
             elif len(row.new) >= row.request.max_new_tokens:
                 self._leave(row, "length")
+
+    def _current_adapter(self) -> str | None:
+        working = () if self._adapters is None else self._adapters.adapters
+        return working[0][0] if working else None
+
+    def _with_adapters(self, rows: Sequence[_Row]) -> contextlib.AbstractContextManager[None]:
+        if self._adapters is None:
+            return contextlib.nullcontext()
+        return working(self.model, [row.adapter for row in rows])
+
+    def forget(self) -> None:
+        """Drop what was computed for earlier requests; call it when an adapter has learnt since."""
+        with self._turns:
+            running = len(self._rows())
+            self._slots.tokens[running:] = [[] for _ in self._slots.tokens[running:]]
 
     def _leave(self, row: _Row, reason: Finish | Exception) -> None:
         """Take a row out; the last running row moves into its slot, what it computed stays for later prompts."""

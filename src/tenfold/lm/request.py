@@ -37,6 +37,7 @@ class Request:
         until: called with every new token; True ends the answer behind it, say since its text holds a stop string.
         presence_penalty, frequency_penalty: taken off the logits of tokens that the answer holds, once and for each time.
         bias: added to the logits of these tokens.
+        adapter: which of the model's adapters (`nn.lora`) works on this request; None: what works on the model when it begins.
     """
 
     ids: Sequence[int]
@@ -51,6 +52,7 @@ class Request:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     bias: Mapping[int, float] = field(default_factory=dict)
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:

@@ -9,11 +9,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.serve_format import ApiError, ChatBody, CompletionBody, parse_body
+from tenfold.nn import lora
+from tenfold.nn.lora_layer import activate
 
 try:
     import uvicorn
@@ -165,6 +168,7 @@ def serve(
     name: str = "local",
     api_key: str | None = None,
     limits: ServerLimits = ServerLimits(),
+    adapters: Mapping[str, str | Path] | None = None,
     **engine: Any,
 ) -> None:
     """Serve until interrupted; running answers get ten seconds to end.
@@ -176,6 +180,7 @@ def serve(
         port: TCP port.
         name: of a decoder, in the `model` field of requests.
         api_key, limits: as in `create_app`.
+        adapters: {name: folder} of LoRA adapters for a decoder; NAME:ADAPTER asks for one.
         engine: options of `lm.engine.Engine` for a decoder.
     Raises:
         UserError: the port is in use, or the address is open to others without a key.
@@ -189,7 +194,12 @@ def serve(
     elif isinstance(model, Mapping):
         models = model
     else:
-        models = {name: LocalChatModel(model, tokenizer, name, **engine)}
+        for adapter, folder in (adapters or {}).items():
+            lora.load(model, folder, adapter)
+        if adapters:
+            activate(model, None)
+        local = LocalChatModel(model, tokenizer, name, **engine)
+        models = {each.name: each for each in (local, *map(local.with_adapter, adapters or ()))}
     try:
         socket.getaddrinfo(host, port)
     except socket.gaierror:

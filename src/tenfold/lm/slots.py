@@ -42,6 +42,7 @@ class Slots:
         self.cfg, self.dtype, self.device = cfg, dtype, device
         self.max_slots, self.max_tokens = max_slots, max_tokens
         self.tokens: list[list[int]] = []
+        self.adapters: list[str | None] = []  # that the keys and values were made with
         self._memory: list[Tensor] = []  # one a layer, (2, N, G, K, d): keys, values
         self.length = 0
 
@@ -72,6 +73,7 @@ class Slots:
             else:
                 self._memory.append(fresh)
         self.tokens = [tokens[:new_length] for tokens in self.tokens[:kept]] + [[] for _ in range(count - kept)]
+        self.adapters = self.adapters[:kept] + [None] * (count - kept)
         self.length = new_length
 
     def _rounded(self, length: int) -> int:
@@ -93,6 +95,7 @@ class Slots:
             memory[:, a, :, :used] = memory[:, b, :, :used]
             memory[:, b, :, :used] = held
         self.tokens[a], self.tokens[b] = self.tokens[b], self.tokens[a]
+        self.adapters[a], self.adapters[b] = self.adapters[b], self.adapters[a]
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give slot `target` the first `count` tokens of slot `source`."""
@@ -101,11 +104,11 @@ class Slots:
                 memory[:, target, :, :count] = memory[:, source, :, :count]
         self.tokens[target] = self.tokens[source][:count]
 
-    def longest_prefix(self, ids: Sequence[int]) -> tuple[int, int]:
-        """(slot, tokens) of the slot that shares most first tokens with `ids`, at most all but the last of them."""
+    def longest_prefix(self, ids: Sequence[int], adapter: str | None = None) -> tuple[int, int]:
+        """(slot, tokens) of the slot of this adapter that shares most first tokens with `ids`, at most all but the last."""
         best = 0, 0
-        for slot, tokens in enumerate(self.tokens):
-            shared = _shared(tokens, ids, len(ids) - 1)
+        for slot, (tokens, owner) in enumerate(zip(self.tokens, self.adapters, strict=True)):
+            shared = _shared(tokens, ids, len(ids) - 1) if owner == adapter else 0
             if shared > best[1]:
                 best = slot, shared
         return best

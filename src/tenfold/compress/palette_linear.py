@@ -1,0 +1,219 @@
+"""Layers in few bits: a linear layer that looks its weights up, an embedding and an output layer of signed bytes."""
+
+# Shape legend: R rows, C columns, G groups, V entries of a table, D model width, I inputs, O outputs
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from tenfold.compress.activations import round_activations, to_int8
+from tenfold.compress.bit_packing import pack, packed_bytes, unpack
+from tenfold.compress.kmeans1d import kmeans_1d, kmeans_1d_binned
+from tenfold.nn.linear import linear
+
+PaletteMethod = Literal["kmeans", "uniform"]
+TABLE_TYPE = torch.float16  # of the tables in files
+
+
+def fit_palettes(
+    weight: Tensor, bits: int, group: int, axis: int, *, method: PaletteMethod = "kmeans", bins: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Tables of 2^bits values for groups of rows or columns, and which value each weight takes.
+
+    Args:
+        weight: (R, C), finite.
+        bits: of an index.
+        group: rows (axis 0) or columns (axis 1) that share a table; the last group may be smaller.
+        axis: 0 or 1.
+        method: "kmeans" takes the values of the least squared error, "uniform" equal steps from the group's least to
+            its greatest weight (round to nearest).
+        bins: None solves k-means exactly; a number takes the histogram of `kmeans_1d_binned`.
+    Returns:
+        tables (G, V) of the weight's type; index (R, C) int64.
+    """
+    weight = weight.detach()
+    lines = weight if axis == 0 else weight.T
+    tables, indices = [], []
+    whole = len(lines) - len(lines) % group
+    for part, size in ((lines[:whole], group), (lines[whole:], len(lines) - whole)):
+        if len(part):
+            table, index = _fit(part.reshape(len(part) // size, -1), 1 << bits, method, bins)
+            tables.append(table)
+            indices.append(index.view(part.shape))
+    index = torch.cat(indices)
+    return torch.cat(tables), index if axis == 0 else index.T
+
+
+def _fit(groups: Tensor, k: int, method: PaletteMethod, bins: int | None) -> tuple[Tensor, Tensor]:
+    if method == "uniform":
+        low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+        step = (high - low) / (k - 1)
+        index = ((groups - low) / step.where(step > 0, 1)).round().long()
+        return low + step * torch.arange(k, dtype=step.dtype, device=step.device), index
+    return kmeans_1d(groups, k) if bins is None else kmeans_1d_binned(groups, k, bins)
+
+
+class PaletteLinear(nn.Module):
+    """y = W x, where `group` rows or columns of W share a table of 2^bits values.
+
+    The tables are kept in the type the layer computes in, the indices packed (see `bit_packing`); the matrix exists
+    only while a product runs, also between forward and backward. The weights do not learn, the input's gradient flows.
+
+    Args:
+        in_features, out_features: I, O.
+        bits: of an index, one of 1, 2, 3, 4, 6, 8.
+        group: rows (axis 0) or columns (axis 1) that share a table.
+        axis: 0 or 1.
+        activation_bits: 8 rounds the input, token by token; 16 leaves it.
+    Source: Gunter et al. 2024, arXiv 2407.21075 (palettization); Han et al. 2016, arXiv 1510.00149 (shared weights).
+    """
+
+    tables: Tensor  # (G, V)
+    packed: Tensor  # (R, bytes)
+    bias: None = None  # decoders have no offsets
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bits: int,
+        group: int,
+        axis: int,
+        activation_bits: int = 16,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.bits, self.group, self.axis, self.activation_bits = bits, group, axis, activation_bits
+        rows, columns = self._lines()
+        self.register_buffer("tables", torch.zeros(-(-rows // group), 1 << bits))
+        self.register_buffer("packed", torch.zeros(rows, packed_bytes(columns, bits), dtype=torch.uint8))
+
+    @classmethod
+    def from_linear(
+        cls,
+        layer: nn.Linear,
+        *,
+        bits: int,
+        group: int,
+        axis: int,
+        method: PaletteMethod = "kmeans",
+        bins: int | None = None,
+        activation_bits: int = 16,
+    ) -> PaletteLinear:
+        """The layer that is closest to `layer`; arguments as in `fit_palettes`. Tables are rounded to 16 bits.
+
+        Raises:
+            ValueError: a layer with an offset, a weight that 16 bits cannot hold.
+        """
+        if layer.bias is not None:
+            raise ValueError("layer: got one with an offset (bias), need one without")
+        tables, index = fit_palettes(layer.weight, bits, group, axis, method=method, bins=bins)
+        if not bool(tables.to(TABLE_TYPE).isfinite().all()):
+            raise ValueError(f"weight: got magnitudes up to {tables.abs().max():g}, need at most 65504 (16-bit tables)")
+        shape = layer.in_features, layer.out_features
+        other = cls(*shape, bits=bits, group=group, axis=axis, activation_bits=activation_bits)
+        other.tables = tables.to(TABLE_TYPE).to(layer.weight.dtype)
+        other.packed = pack(index if axis == 0 else index.T, bits)
+        return other
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The matrix (O, I), made anew at every call."""
+        return nn.Parameter(self.dense(), requires_grad=False)
+
+    def dense(self) -> Tensor:
+        """The matrix (O, I)."""
+        rows, columns = self._lines()
+        index_RC = unpack(self.packed, self.bits, columns)
+        first_R = torch.arange(rows, dtype=torch.int32, device=index_RC.device) // self.group << self.bits
+        index_RC += first_R.unsqueeze(1)
+        lines = self.tables.view(-1).index_select(0, index_RC.reshape(-1)).view(rows, columns)
+        return lines if self.axis == 0 else lines.T
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x of shape (..., I). Returns: (..., O)."""
+        if self.activation_bits == 8:
+            x = round_activations(x)
+        return _LookedUp.apply(x, self)
+
+    def extra_repr(self) -> str:
+        shape = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{shape}, bits={self.bits}, group={self.group}, axis={self.axis}"
+
+    def _lines(self) -> tuple[int, int]:
+        """What groups are made of, and the length of one."""
+        shape = self.out_features, self.in_features
+        return shape if self.axis == 0 else shape[::-1]
+
+
+def stored_bits(rows: int, columns: int, bits: int, group: int, axis: int) -> int:
+    """Bits in a file of a palettized matrix: packed indices, and tables of 16-bit values."""
+    lines, length = (rows, columns) if axis == 0 else (columns, rows)
+    return 8 * lines * packed_bytes(length, bits) + 16 * (-(-lines // group) << bits)
+
+
+class _LookedUp(torch.autograd.Function):
+    """The product with a palettized matrix, which the backward looks up again: the graph would keep it in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: PaletteLinear) -> Tensor:
+        ctx.layer, ctx.dtype = layer, x.dtype
+        return linear(x, layer.dense())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad @ ctx.layer.dense().to(grad.dtype)).to(ctx.dtype), None
+
+
+class Int8Rows(nn.Module):
+    """A matrix of signed bytes with a step for every row, the row's largest magnitude / 127."""
+
+    codes: Tensor
+    steps: Tensor
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.zeros(rows, columns, dtype=torch.int8))
+        self.register_buffer("steps", torch.zeros(rows, 1))
+
+    def _take(self, weight: Tensor) -> None:
+        self.codes, self.steps = to_int8(weight.detach())
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The matrix (rows, columns), made anew at every call."""
+        return nn.Parameter(self.codes.to(self.steps.dtype) * self.steps, requires_grad=False)
+
+
+class Int8Embedding(Int8Rows):
+    """An embedding of one byte a number; a row is the vector of one token."""
+
+    @classmethod
+    def from_embedding(cls, layer: nn.Embedding) -> Int8Embedding:
+        other = cls(*layer.weight.shape)
+        other._take(layer.weight)
+        return other
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Args: ids, integers (...). Returns: (..., D)."""
+        return self.codes[ids].to(self.steps.dtype) * self.steps[ids]
+
+
+class Int8Linear(Int8Rows):
+    """A linear layer without offset of one byte a weight: an output layer that is not the embedding."""
+
+    @classmethod
+    def from_linear(cls, layer: nn.Linear) -> Int8Linear:
+        other = cls(*layer.weight.shape)
+        other._take(layer.weight)
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x of shape (..., D). Returns: (..., rows)."""
+        return linear(x, self.weight)
