@@ -48,6 +48,27 @@ def rows_of(kg: KnowledgeGraph) -> list[list[tuple[int, int]]]:
     return [edges[a:b] for a, b in zip(kg.indptr[:-1].tolist(), kg.indptr[1:].tolist(), strict=True)]
 
 
+def known_answers(kg: KnowledgeGraph) -> dict[tuple[int, int], set[int]]:
+    """The training answers of every query as Python keeps them."""
+    known: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for h, r, t in kg.splits["train"].tolist():
+        known[h, r].add(t)
+    return known
+
+
+def allowed_actions(
+    kg: KnowledgeGraph, edges: list[tuple[int, int]], u: int, query: tuple[int, int, int], others: set[int] | None
+) -> list[tuple[int, int]]:
+    """The edges of `u` that the masks leave; `others`: answers that the last step may not end on."""
+    s, r, t = query
+    if u in (s, t):
+        own, back = (s, r, t), (t, r + kg.num_relations, s)
+        edges = [(q, v) for q, v in edges if (u, q, v) not in (own, back)]
+    if others is not None:
+        edges = [(q, v) for q, v in edges if v == t or v not in others]
+    return edges or [(kg.no_op, u)]
+
+
 def label_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
     """Labels of the first actions of 512 queries, T = 3: a search backwards from each target, and a look-up an action."""
     queries = some_queries(kg, QUERIES)
@@ -102,28 +123,21 @@ def label_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
 def action_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
     """Masked actions of 1280 agents at the three steps of a random walk: lists, made into tensors, beside ours."""
     env, generator = WalkEnv(kg, HORIZON, known=kg.answers("train")), torch.Generator().manual_seed(0)
-    states = [env.reset(*some_queries(kg, AGENTS // ROLLOUTS), rollouts=ROLLOUTS)]
+    source, relation, target = some_queries(kg, AGENTS // ROLLOUTS)
+    states = [env.reset(source, relation, target, rollouts=ROLLOUTS)]
     for _ in range(HORIZON - 1):
         ptr = env.actions(states[-1]).ptr
         chance = torch.rand(AGENTS, generator=generator)
         states.append(env.step(states[-1], ptr[:-1] + (chance * ptr.diff()).long()))
     edges = rows_of(kg)
-    known: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for h, r, t in kg.splits["train"].tolist():
-        known[h, r].add(t)
+    known = known_answers(kg)
 
     def lists(state: State) -> tuple[Tensor, ...]:
         row, relation, node, ptr = [], [], [], [0]
         queries = (column.tolist() for column in (state.source, state.relation, state.target, state.node))
         for agent, (s, r, t, u) in enumerate(zip(*queries, strict=True)):
-            allowed = edges[u]
-            if u in (s, t):
-                own, back = (s, r, t), (t, r + kg.num_relations, s)
-                allowed = [(q, v) for q, v in allowed if (u, q, v) not in (own, back)]
-            if state.step == HORIZON - 1:
-                others = known[s, r]
-                allowed = [(q, v) for q, v in allowed if v == t or v not in others]
-            allowed = allowed or [(kg.no_op, u)]
+            others = known[s, r] if state.step == HORIZON - 1 else None
+            allowed = allowed_actions(kg, edges[u], u, (s, r, t), others)
             row += [agent] * len(allowed)
             relation += [q for q, _ in allowed]
             node += [v for _, v in allowed]

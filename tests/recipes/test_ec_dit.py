@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tenfold.cli import main
+from tenfold.core.errors import UserError
 from tenfold.core.fit import TrainState
 from tenfold.core.run import Run
 from tenfold.diffusion.config import ECDiTConfig
@@ -452,11 +456,18 @@ def test_emoji_are_held_out_by_style(config: Config, tmp_path: Path) -> None:
         (["tiny", "--model.moe-layers", "9"], "moe-layers: got 9"),
         (["tiny", "--model.router", "best"], "router"),
         (["huge"], "unknown preset"),
-        (["tiny", "--sampling.steps", "0"], "steps, images_per_prompt: got 0"),
+        (["tiny", "--sampling.steps", "0"], "steps: got 0"),
         (["tiny", "--sampling.solver", "ddim"], "ddim is for ddpm"),
         (["tiny", "--rivals", "ec"], "rivals"),
         (["tiny", "--training.rates", "1e-3"], "rates, rate_steps"),
-        (["tiny", "--training.lr", "-1"], "lr, rates"),
+        (["tiny", "--training.lr", "-1"], "lr: got -1"),
+        (["tiny", "--training.lr", "nan"], "lr: got nan"),
+        (["tiny", "--training.ema", "1"], "ema: got 1"),
+        (["tiny", "--training.mask-ratio", "nan"], "mask-ratio: got nan"),
+        (["tiny", "--training.text-dropout", "1.2"], "text-dropout: got 1.2"),
+        (["tiny", "--training.clip-norm", "0"], "clip-norm: got 0"),
+        (["tiny", "--training.final-fraction", "nan"], "final-fraction: got nan"),
+        (["tiny", "--sampling.guidance-scale", "nan"], "guidance-scale: got nan"),
         (["tiny", "--data.source", "files"], "path: got None with source 'files'"),
         (["tiny", "--data.source", "files", "--data.path", "absent"], "data not found: absent"),
         (["tiny", "--data.text", "t5"], "got None with text 't5'"),
@@ -488,11 +499,12 @@ def test_bad_input_of_train_is_one_line_and_exit_2(
         ("sample RUN green --out x.jpg", "--out: got x.jpg, need a .png"),
         ("sample RUN green --out absent/x.png", "need a .png file in a folder that exists"),
         ("sample RUN green --count 0", "count: got 0"),
-        ("sample RUN green --steps 0", "steps, images_per_prompt: got 0"),
+        ("sample RUN green --steps 0", "steps: got 0"),
         ("sample RUN green --solver ddim", "ddim does not fit the model's objective flow"),
         ("sample RUN green --guidance-scale nan", "guidance_scale: got nan"),
         ("sample RUN zebra", "'zebra' not among"),
         ("eval RUN --out RUN", "exists already"),
+        ("eval RUN --out BAD/x", "--out: got"),
         ("eval RUN --out NEW --prompts absent.jsonl", "absent.jsonl not found"),
         ("eval RUN --out NEW --prompts BAD", "bad.jsonl:1: class: got 'zebra'"),
         ("heatmap DENSE green", "its router is 'dense'"),
@@ -570,3 +582,22 @@ def test_pictures_keep_their_bytes() -> None:
     assert (to_bytes(to_model(images)) == images.permute(0, 2, 3, 1).numpy()).all()
     assert len(Pictures(images, torch.zeros(1, dtype=torch.int64))) == 1
     assert Job("ec", 0, 1e-3, 5, trial=True).name == "ec-lr0.001-seed0"
+
+
+def test_damaged_pictures_and_weights_are_named(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(run_folder / "corpus", corpus)
+    pictures = corpus / "pictures.safetensors"
+    pictures.write_bytes(pictures.read_bytes()[:-9])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"pictures are gone or damaged .*; start a new run"):
+            open_corpus(corpus)
+        shutil.rmtree(corpus, ignore_errors=True)
+    folder = tmp_path / "model"
+    shutil.copytree(run_folder / "models" / "ec-seed0", folder)
+    weights = folder / "denoiser" / "model.safetensors"
+    save_file({name: tensor * math.nan for name, tensor in load_file(weights).items()}, weights)
+    assert main(["ec-dit", "sample", str(folder), "green", "--out", str(tmp_path / "x.png")]) == 2
+    assert "weights that are not finite" in capsys.readouterr().err and not (tmp_path / "x.png").exists()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,7 +84,8 @@ def _open(content: bytes, where: str, mode: str, max_pixels: int) -> Image.Image
         except UserError:
             raise
         except (OSError, SyntaxError, ValueError) as fault:
-            reason = " ".join(str(fault).split()) or type(fault).__name__
+            # Pillow names the object it reads from.
+            reason = re.sub(r" <_io\.\w+ object at 0x\w+>", "", " ".join(str(fault).split())) or type(fault).__name__
             raise UserError(f"{where}: cannot be read as PNG, JPEG or WebP ({reason}); write it again") from fault
 
 

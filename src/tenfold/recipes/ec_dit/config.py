@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from tenfold.core.config import need
 from tenfold.diffusion.config import SIZES, ECDiTConfig
 
 Rival = Literal[
@@ -110,15 +111,21 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "log_every", "save_every", "curve_points"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+            need(name, getattr(self, name), 1)
+        for name in ("lr", "rates", "clip_norm"):
+            need(name, getattr(self, name), 0, above=True)
+        for name in ("weight_decay", "rate_steps"):
+            need(name, getattr(self, name), 0)
+        for name in ("final_fraction", "text_dropout"):
+            need(name, getattr(self, name), 0, 1)
+        for name in ("ema", "mask_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, need a number from 0, below 1")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup: got {self.warmup}, need 0..{self.steps} (steps)")
         if not (math.isfinite(self.t_mean) and 0 < self.t_std < math.inf):
             raise ValueError(f"t_mean, t_std: got {self.t_mean}, {self.t_std}, need a number and a number above 0")
-        if min((self.lr, *self.rates)) <= 0:
-            raise ValueError(f"lr, rates: got {self.lr}, {self.rates}, need rates above 0")
-        if bool(self.rates) != bool(self.rate_steps) or self.rate_steps < 0:
+        if bool(self.rates) != bool(self.rate_steps):
             raise ValueError(f"rates, rate_steps: got {self.rates}, {self.rate_steps}, need both or neither")
 
 
@@ -145,10 +152,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift: got {self.shift}, need a number above 0")
-        if min(self.steps, self.images_per_prompt) < 1:
-            raise ValueError(
-                f"steps, images_per_prompt: got {self.steps}, {self.images_per_prompt}, need at least 1 each"
-            )
+        for name in ("steps", "images_per_prompt"):
+            need(name, getattr(self, name), 1)
+        for name, scales in (("guidance_scale", (self.guidance_scale,)), ("guidance_sweep", self.guidance_sweep)):
+            if odd := [scale for scale in scales if not math.isfinite(scale)]:
+                raise ValueError(f"{name}: got {odd[0]}, need a finite number")
 
 
 @dataclass(frozen=True)
@@ -288,7 +296,7 @@ PRESETS: dict[str, Config] = {
 }
 PRESETS["paper"] = PRESETS["m"]
 EXPECTED = {
-    "tiny": "one small model on the shapes world, its pictures and where its experts go; one seed; 75 seconds on two cores",
+    "tiny": "one small model on the shapes world, too short for more than coloured blobs, and where its experts go; one seed; 75 seconds on two cores",
     "laptop": "expert choice beside dense, twice as wide, token choice and a random router, with a sweep of learning rates and of guidance, three seeds; about 40 minutes on two cores (an estimate)",
     "accelerator": "the same five models twice as wide, 512 pictures a step, with a sweep of guidance; five minutes on an H100 with 16 cores",
     "emoji": "pictures of 1906 names in two styles, some pairs of them never shown, captions read by MiniLM, three seeds; a quarter of an hour on two cores (an estimate)",

@@ -113,10 +113,12 @@ def guidance_figure(config: Config, rows: Sequence[Row], floor: float) -> Figure
         scales = [float(scale) for scale in own[0]["sweep"]]
         rates = np.array([list(row["sweep"].values()) for row in own])
         axis.plot(scales, rates.mean(0), "o-", label=model, color=COLOURS[model], markersize=3)
-    axis.axhline(floor, color="black", linestyle="dotted", linewidth=1)
+        axis.fill_between(scales, rates.min(0), rates.max(0), color=COLOURS[model], alpha=0.12, linewidth=0)
+    axis.axhline(floor, color="black", linestyle="dotted", linewidth=1, label="pictures of other prompts")
     axis.set_xlabel("guidance scale")
     axis.set_ylabel("overall rate")
-    axis.legend(fontsize=8)
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -188,9 +189,17 @@ def write_corpus(data: Data, side: int, folder: Path) -> None:
 
 
 def open_corpus(folder: Path) -> Corpus:
-    """What `write_corpus` wrote."""
-    about = read_object(folder / "corpus.json", captions=list, asked=list, note=str)
-    tensors = load_file(folder / "pictures.safetensors")
+    """What `write_corpus` wrote.
+
+    Raises:
+        UserError: its files are gone or damaged.
+    """
+    try:
+        about = read_object(folder / "corpus.json", captions=list, asked=list, note=str)
+        tensors = load_file(folder / "pictures.safetensors")
+    except (OSError, SafetensorError, UserError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{folder}: the run's pictures are gone or damaged ({said}); start a new run") from error
     train, held_out = (Pictures(tensors[f"{n}.images"], tensors[f"{n}.caption"]) for n in ("train", "held_out"))
     captions, asked, note = (about[name] for name in ("captions", "asked", "note"))
     codec = None if about.get("codec") is None else folder / str(about["codec"])

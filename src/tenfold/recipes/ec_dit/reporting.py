@@ -47,7 +47,7 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
         run.figure(
             "guidance",
             figures.guidance_figure(config, rows, corpus.floor["overall"]),
-            caption="Means over seeds; dotted: the floor.",
+            caption="Means over seeds; bands: all of them.",
         )
     measured = [model for model in config.models if all("heat" in row for row in findings.of(rows, model))]
     if measured:

@@ -99,7 +99,11 @@ def eval_(
             except ValueError as error:
                 raise UserError(f"{prompts or 'prompts'}:{number}: {error}; --no-judge draws without scoring") from None
     pipeline = open_model(model)
+    if prompts is None and pipeline.data.source != "shapes":
+        raise UserError("--prompts: got none; the model was not trained on the shapes world, name a file of prompts")
     sampling = _sampling(pipeline, guidance_scale, steps, None)
+    if not out.parent.is_dir():
+        raise UserError(f"--out: got {out}, need a new folder inside one that exists")
     if out.exists():
         raise UserError(f"--out: {out} exists already; name a new folder")
     pictures = draw(pipeline, [row["prompt"] for row in rows], images_per_prompt, sampling, seed)
