@@ -12,6 +12,8 @@ from torch import Tensor
 from tenfold.clinical.curves import (
     StepFunction,
     event_correlation,
+    joint_survival,
+    log_cumulative_hazards,
     predicted_time,
     rmst,
     survival_frame,
@@ -105,3 +107,22 @@ def test_curves_that_do_not_fit(arguments: tuple[Tensor, float, float, float], m
         window_probability(*arguments)
     with pytest.raises(ValueError, match=r"tau: got 5\.0 h, need 0\.\.4\.0"):
         rmst(CURVE, 2.0, tau=5.0)
+
+
+def test_joint_survival_is_the_mean_of_products_over_draws() -> None:
+    first = EventLaw.from_hazards(torch.tensor([[[0.5, 0.5]], [[0.1, 0.0]]], dtype=torch.float64))
+    second = EventLaw.from_hazards(torch.tensor([[[0.2, 0.0, 0.9]], [[0.0, 0.5, 0.9]]], dtype=torch.float64))
+    laws = {"a": first, "b": second}
+    # Draw one: .5 · .8 and .25 · .8; draw two: .9 · 1 and .9 · .5. The slots that both have.
+    assert joint_survival(laws, ["a", "b"])[0].tolist() == pytest.approx([1, (0.4 + 0.9) / 2, (0.2 + 0.45) / 2])
+    assert joint_survival(laws, ["b"])[0].tolist() == pytest.approx(second.average().survival[0].tolist())
+    assert torch.equal(joint_survival(laws, ["b", "b"]), joint_survival(laws, ["b"]))  # an event is itself
+    for events in ([], ["a", "c"]):
+        with pytest.raises(ValueError, match="events: got"):
+            joint_survival(laws, events)
+
+
+def test_log_cumulative_hazards_by_hand() -> None:
+    found = log_cumulative_hazards({"a": CURVE})
+    assert found[0, 0].item() == pytest.approx(math.log(-math.log(0.4)))
+    assert found.isfinite().all()  # survival of 0 stays finite

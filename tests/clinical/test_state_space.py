@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.posterior import combine, reverse
+from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.clinical.state_space import DeepStateSpace, dssm_loss
 from tenfold.clinical.state_space_config import StateSpaceConfig, StateSpaceSwitches
 from tenfold.core.errors import UserError
@@ -376,3 +377,15 @@ def test_events_on_different_grids_get_start_states_of_their_own() -> None:
     assert switches.sized(D, U, [EventSpec("a", 2.0, 5), EventSpec("b", 2.0, 3)]).head == "per_event"
     with pytest.raises(ValueError, match="head: got 'auto', which only"):
         model(head="auto")
+
+
+def test_drawn_laws_are_what_the_average_is_of() -> None:
+    simulator = HmmIcuSim()
+    model = DeepStateSpace(6, 1, simulator.events, 4, generator=torch.Generator().manual_seed(0))
+    batch = simulator.dataset(5, 0).batch()
+    with torch.no_grad():
+        drawn, mean = model.drawn_laws(batch, 7), model.laws(batch, n_samples=7)
+    assert drawn["death"].log_stay.shape == (7, 5, 24)
+    assert torch.equal(drawn["death"].average().log_stay, mean["death"].log_stay)
+    with pytest.raises(ValueError, match="n_samples: got 0, need at least 1"):
+        model.drawn_laws(batch, 0)

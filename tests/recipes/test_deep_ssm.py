@@ -76,7 +76,7 @@ def test_end_to_end_trains_every_method_and_reports(config: Config, tmp_path: Pa
     assert "sim: joint DSSM, C-index at least .5 + .95 (oracle - .5)" in names
     assert "sim: what-if nearer to the law than no plan" in names
     assert "sim: LSTM + hazard above Cox (last value), C-index" in names
-    assert len(names) == len(set(names)) == 5 + 1 + 3
+    assert len(names) == len(set(names)) == 5 + 1 + 4
     assert all(claim.simulator and claim.seeds == 2 and claim.holds is not None for claim in result.claims)
     figures = {file.stem for file in (run.path / "figures").glob("*.png") if file.stat().st_size > 5000}
     kinds = ("patients", "hazards", "correlation", "calibration", "what-if")
@@ -87,7 +87,12 @@ def test_end_to_end_trains_every_method_and_reports(config: Config, tmp_path: Pa
     assert rows["oracle"]["mean |S - S*|"] == "0.000 ± 0.000" and rows["Kaplan–Meier"]["C Antolini"] == "—"
     assert float(rows["oracle"]["C Harrell"].split()[0]) > 0.6
     each = json.loads((run.path / "tables" / "sim, each event.json").read_text())["rows"]
-    assert {row["event"] for row in each} == {"kidney", "circulatory", "death"} and len(each) == 3 * 9
+    assert {row["event"] for row in each} == {"kidney", "circulatory", "death"} and len(each) == 3 * 10
+    pairs = json.loads((run.path / "tables" / "sim, correlation of events.json").read_text())["rows"]
+    assert [row["events"] for row in pairs] == ["kidney, circulatory", "kidney, death", "circulatory, death", "mean"]
+    joint = json.loads((run.path / "tables" / "sim, several events at once.json").read_text())["rows"]
+    assert [row["none of"] for row in joint][-2:] == ["kidney, circulatory, death", "mean"] and len(joint) == 5
+    assert not (run.path / "tables" / "sim, groups of patients.json").exists()  # the simulator knows no age
     curves = np.load(run.path / "models" / "sim-dssm-seed1" / "curves.npz")
     assert curves["death"].shape == (45, 25) and curves["ids"][0] == "sim0" and (curves["death_true"][:, 0] == 1).all()
 
@@ -272,11 +277,22 @@ def test_several_processes_refuse_what_they_cannot_share(config: Config, monkeyp
             check(replace(config, **changed))
 
 
+def test_boosting_without_scikit_learn_is_refused_before_training(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.recipes.deep_ssm.experiment.find_spec", lambda _: None)
+    check(config)
+    with pytest.raises(UserError, match=r"^methods: boosting needs scikit-learn: pip install 'tenfold\[clinical\]'"):
+        check(replace(config, methods=("dssm", "boosting")))
+
+
 def test_presets_say_what_they_are() -> None:
     assert EXPECTED.keys() == PRESETS.keys() and all(EXPECTED.values())
     laptop = PRESETS["laptop"]
     assert laptop.cohorts == ("sim", "sim-300", "icu12") and len(laptop.seeds) >= 3
-    assert set(laptop.methods) == {"dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox"}
+    assert set(laptop.methods) == {"dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox", "boosting"}
+    assert all("boosting" in PRESETS[name].methods for name in ("sim", "sim-300", "icu12"))
+    assert "boosting" not in PRESETS["tiny"].methods  # the tour has no scikit-learn
     paper = PRESETS["paper"]
     assert (paper.network.z_dim, paper.network.cov, paper.training.batch, paper.training.lr) == (30, "tril", 32, 1e-3)
     for preset in PRESETS.values():

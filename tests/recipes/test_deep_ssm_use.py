@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tenfold.cli import main
 from tenfold.clinical.events import part_of
@@ -160,7 +162,7 @@ def test_a_meds_folder_gives_what_the_data_set_gives(sim_run: Path, tmp_path: Pa
         mine = frame[frame["event"] == event]["probability"].to_numpy().reshape(20, 24)
         np.testing.assert_allclose(mine, 1 - curve[:, 1:], atol=1e-6)
     assert frame["subject_id"].tolist()[:24] == [100] * 24 and frame["prediction_time"].notna().all()
-    # Every model of a run predicts: single-event ones, rivals and Cox.
+    # Every model of a run predicts: single-event ones, rivals, Cox and boosted trees.
     for other in (
         "sim-dssm-single-seed0-death",
         "sim-lstm-seed0",
@@ -168,6 +170,7 @@ def test_a_meds_folder_gives_what_the_data_set_gives(sim_run: Path, tmp_path: Pa
         "sim-mlp-seed0",
         "sim-exponential-seed0",
         "sim-cox-seed0",
+        "sim-boosting-seed0",
     ):
         words[2] = str(sim_run / "models" / other)
         assert main(words) == 0
@@ -274,7 +277,7 @@ def test_a_model_folder_opens_as_the_library_opens_it(sim_run: Path) -> None:
     assert opened.inputs.observations[0] == "x0" and [event.name for event in opened.events][-1] == "death"
 
 
-@pytest.mark.parametrize("name", ["lstm", "deephit", "mlp", "exponential", "cox"])
+@pytest.mark.parametrize("name", ["lstm", "deephit", "mlp", "exponential", "cox", "boosting"])
 def test_rivals_are_read_back_bit_for_bit(name: str, sim_run: Path) -> None:
     opened = read_model(sim_run / "models" / f"sim-{name}-seed0")
     assert isinstance(opened, Opened)
@@ -313,6 +316,22 @@ def test_damaged_model_folders_are_named(
         read_model(folder)
 
 
+def test_boosted_trees_are_read_without_scikit_learn_and_damaged_ones_are_named(
+    sim_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    folder = tmp_path / "model"
+    shutil.copytree(sim_run / "models" / "sim-boosting-seed0", folder)
+    assert {file.suffix for file in folder.iterdir()} == {".json", ".safetensors"}  # no pickle
+    batch = HmmIcuSim().dataset(4, 1).batch()
+    assert read_model(folder).model.survival(batch)["death"].shape == (4, 25)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["forests.1.left"][0] = 0  # a circle
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model: tensors do not fit config.json: nodes: got children"):
+        read_model(folder)
+
+
 def test_a_model_and_other_columns_do_not_go_together(sim_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(sim_run / "models" / "sim-dssm-seed0", folder)
@@ -339,6 +358,8 @@ def test_a_model_and_other_columns_do_not_go_together(sim_run: Path, tmp_path: P
         (["tiny", "--training.lr", "nan"], "lr: got nan"),
         (["tiny", "--training.kl-warmup", "2"], "kl-warmup: got 2.0"),
         (["tiny", "--rivals.ridge", "-1"], "ridge: got -1.0"),
+        (["tiny", "--rivals.tree-rate", "0"], "tree-rate: got 0.0"),
+        (["tiny", "--rivals.leaves", "1"], "leaves: got 1, need at least 2"),
         (["tiny", "--data.patients", "3"], "patients: got 3, need at least 9"),
         (["tiny", "--data.events", "death", "death"], "events: got death, death"),
         (["tiny", "--data.events", "deth"], "event: got 'deth' (did you mean death?); the simulator has kidney"),

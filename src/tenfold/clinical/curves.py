@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.clinical.event_law import EventLaw
 from tenfold.clinical.survival_model import Batch, SurvivalModel
 
 if TYPE_CHECKING:
@@ -105,16 +106,40 @@ def event_correlation(survival: Mapping[str, Tensor], *, within: bool = False) -
     Returns:
         (E, E), or (B, E, E) with `within`; NaN where a side does not vary.
     """
-    log_survival = [curve.clamp(min=torch.finfo(curve.dtype).tiny).log() for curve in survival.values()]
     if within:
-        slots = min(curve.shape[1] for curve in log_survival)
-        rows = torch.stack([-curve[:, :slots].diff(dim=1).expm1() for curve in log_survival], 1)
+        slots = min(curve.shape[1] for curve in survival.values())
+        rows = torch.stack([-_log(curve)[:, :slots].diff(dim=1).expm1() for curve in survival.values()], 1)
     else:
-        tiny = torch.finfo(log_survival[0].dtype).tiny
-        rows = torch.stack([(-curve[:, -1]).clamp(min=tiny).log() for curve in log_survival])
+        rows = log_cumulative_hazards(survival)
     centred = rows - rows.mean(-1, keepdim=True)
     unit = centred / centred.norm(dim=-1, keepdim=True)
     return (unit @ unit.mT).clamp(-1, 1)
+
+
+def log_cumulative_hazards(survival: Mapping[str, Tensor]) -> Tensor:
+    """log(-log S) at the horizon of each event and patient, (E, B).
+
+    Args:
+        survival: of each event, (B, K + 1).
+    """
+    return torch.stack([_log(-_log(curve[:, -1])) for curve in survival.values()])
+
+
+def joint_survival(laws: Mapping[str, EventLaw], events: Sequence[str]) -> Tensor:
+    """P(none of the events by the end of slot k) where each draw of the state makes them independent.
+
+    Args:
+        laws: of N draws, (N, B, K) by the event's name, as `DeepStateSpace.drawn_laws` gives them; the same draws for all.
+        events: some of them, on grids of equal slots.
+    Returns:
+        (B, K + 1), K the least number of slots; 1 first.
+    """
+    if not events or not set(events) <= laws.keys():
+        raise ValueError(f"events: got {', '.join(events) or 'none'}, need some of {', '.join(laws)}")
+    curves = [laws[name].log_survival for name in dict.fromkeys(events)]
+    slots = min(curve.shape[-1] for curve in curves)
+    together = torch.stack([curve[..., :slots] for curve in curves]).sum(0)
+    return (together.logsumexp(0) - math.log(len(together))).exp()
 
 
 class StepFunction:
@@ -163,6 +188,11 @@ def survival_frame(model: SurvivalModel, batch: Batch, event: str) -> pd.DataFra
         curves = model.survival(batch)[event].cpu().numpy()
     hours = np.arange(specs[event].n_slots + 1) * specs[event].slot_hours
     return pd.DataFrame(curves.T, index=pd.Index(hours, name="hours"))
+
+
+def _log(values: Tensor) -> Tensor:
+    """The logarithm, finite at 0."""
+    return values.clamp(min=torch.finfo(values.dtype).tiny).log()
 
 
 def _check(survival: Tensor, slot_hours: float) -> None:

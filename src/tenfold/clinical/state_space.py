@@ -131,16 +131,30 @@ class DeepStateSpace(SurvivalModel):
         """
         if n_samples < 0:
             raise ValueError(f"n_samples: got {n_samples}, need at least 0")
+        if n_samples:
+            return {name: law.average() for name, law in self.drawn_laws(batch, n_samples, u_future, generator).items()}
+        history = self._history(batch)
+        if u_future is not None:
+            self._check_future(u_future, len(history.x))
+        return self._laws(self._at_trigger(self._context(history))[0], u_future)
+
+    def drawn_laws(
+        self, batch: Batch, n_samples: int, u_future: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, EventLaw]:
+        """The laws from each of N draws of the state at the trigger, (N, B, K); arguments as of `laws`.
+
+        Given a draw, events come independently; that they share it is what binds them (see `curves.joint_survival`).
+        """
+        if n_samples < 1:
+            raise ValueError(f"n_samples: got {n_samples}, need at least 1")
         history = self._history(batch)
         if u_future is not None:
             self._check_future(u_future, len(history.x))
         mu_BZ, scale = self._at_trigger(self._context(history))
-        if not n_samples:
-            return self._laws(mu_BZ, u_future)
         generator = generator or torch.Generator().manual_seed(0)
         noise_N1Z = torch.randn(n_samples, 1, self.config.z_dim, generator=generator).to(mu_BZ)
         start_NBZ = sample(mu_BZ.expand(n_samples, -1, -1), scale.expand(n_samples, *scale.shape), noise_N1Z)
-        return {name: law.average() for name, law in self._laws(start_NBZ, u_future).items()}
+        return self._laws(start_NBZ, u_future)
 
     def hazards(self, batch: Batch, n_samples: int = 0, **options: Any) -> dict[str, Tensor]:
         return super().hazards(batch, n_samples=n_samples, **options)

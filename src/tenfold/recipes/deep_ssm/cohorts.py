@@ -18,7 +18,7 @@ from tenfold.clinical.mimic3 import read_mimic3
 from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
-from tenfold.recipes.deep_ssm.config import SIMULATED, CohortName, Config, Data
+from tenfold.recipes.deep_ssm.config import AT_ONCE, SIMULATED, CohortName, Config, Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +48,13 @@ def build_cohort(name: CohortName, config: Config, seed: int) -> Cohort:
     Raises:
         UserError: data that are absent or damaged, an event that nobody has or that is unknown, an empty part.
     """
-    return _built(name, config.data, seed if name in SIMULATED else 0, "cox" in config.methods)
+    return _built(
+        name, config.data, seed if name in SIMULATED else 0, tuple(name for name in AT_ONCE if name in config.methods)
+    )
 
 
 @lru_cache(maxsize=2)  # a worker does all jobs of a cohort and seed in a row
-def _built(name: CohortName, data: Data, seed: int, cox: bool) -> Cohort:
+def _built(name: CohortName, data: Data, seed: int, at_once: tuple[str, ...]) -> Cohort:
     cohort = simulated(name, data, seed) if name in SIMULATED else _read(name, data)
     for part in ("train", "valid", "test"):
         dataset: EventTimeDataset = getattr(cohort, part)
@@ -60,9 +62,10 @@ def _built(name: CohortName, data: Data, seed: int, cox: bool) -> Cohort:
             at_risk = dataset.at_risk[:, column]
             if not at_risk.any():
                 raise UserError(f"{name}, event {event.name!r}: nobody of its {part} part ({len(dataset)}) is at risk")
-            if part == "train" and cox and not (at_risk & dataset.batch()["observed"].numpy()[:, column]).any():
+            if part == "train" and at_once and not (at_risk & dataset.batch()["observed"].numpy()[:, column]).any():
                 raise UserError(
-                    f"{name}, event {event.name!r}: seen in nobody of the train part; leave cox out of --methods"
+                    f"{name}, event {event.name!r}: seen in nobody of the train part; "
+                    f"leave {' and '.join(at_once)} out of --methods"
                 )
     return cohort
 

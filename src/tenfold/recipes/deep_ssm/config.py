@@ -15,8 +15,9 @@ from tenfold.core.config import need
 from tenfold.core.errors import UserError
 
 CohortName = Literal["sim", "sim-300", "icu12", "mimic3", "meds", "files"]
-Method = Literal["dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox"]
+Method = Literal["dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox", "boosting"]
 SIMULATED = ("sim", "sim-300")
+AT_ONCE = ("cox", "boosting")  # methods that take no steps
 OWN_GRID = ("meds", "files")  # their events say what slots they have
 STEPS = {"sim": 560, "sim-300": 280, "icu12": 400, "mimic3": 3000, "meds": 400, "files": 400}
 
@@ -98,6 +99,10 @@ class Rivals:
         rank_weight: of DeepHit's ranking loss.
         dropout: of the perceptron.
         ridge: of Cox's regression.
+        trees: of the boosting, an event, at most; the validation part says how many are kept.
+        tree_rate: by which each tree is shrunk.
+        leaves: of a tree, at most.
+        rows: patients times slots that the boosting reads of an event; beyond that, slots without an event are drawn.
     """
 
     width: int = 32
@@ -107,6 +112,10 @@ class Rivals:
     rank_weight: float = 0.2
     dropout: float = 0.001
     ridge: float = 0.05
+    trees: int = 500
+    tree_rate: float = 0.05
+    leaves: int = 8
+    rows: int = 50_000
 
     def __post_init__(self) -> None:
         for name in ("width", "layers"):
@@ -114,11 +123,14 @@ class Rivals:
         for name in ("forecast_weight", "rank_weight", "ridge"):
             need(name, getattr(self, name), 0)
         need("dropout", self.dropout, 0, 0.99)
+        need("tree_rate", self.tree_rate, 0, 1, above=True)
+        for name, least in (("trees", 1), ("leaves", 2), ("rows", 1)):
+            need(name, getattr(self, name), least)
 
 
 @dataclass(frozen=True)
 class Training:
-    """How every model but Cox's is trained; the weights of least validation loss are kept.
+    """How every model that takes steps is trained; the weights of least validation loss are kept.
 
     Args:
         steps: of the optimizer; none takes those of the cohort.
@@ -167,7 +179,7 @@ class Config:
     """
 
     cohorts: tuple[CohortName, ...] = ("sim",)
-    methods: tuple[Method, ...] = ("dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox")
+    methods: tuple[Method, ...] = ("dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox", "boosting")
     seeds: tuple[int, ...] = (0, 1, 2)
     data: Data = field(default_factory=Data)
     network: StateSpaceSwitches = NETWORK
@@ -205,4 +217,4 @@ class Config:
     @property
     def trained(self) -> tuple[Any, ...]:
         """The methods that take steps."""
-        return tuple(method for method in self.methods if method != "cox")
+        return tuple(method for method in self.methods if method not in AT_ONCE)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tenfold.clinical.events import EventSpec
+from tenfold.clinical.survival_bootstrap import Spread
 from tenfold.clinical.survival_metrics import DCalibration, kaplan_meier
 from tenfold.core.panels import panels
 from tenfold.core.statistics import select
@@ -19,7 +20,7 @@ from tenfold.recipes.deep_ssm.findings import METHODS, methods_of
 Row = dict[str, Any]
 Floats = NDArray[np.floating[Any]]
 COLOURS = {"dssm": "#d62728", "dssm-single": "#ff9896", "lstm": "#1f77b4", "deephit": "#aec7e8", "mlp": "#9467bd",
-           "exponential": "#8c564b", "cox": "#2ca02c", "kaplan-meier": "#7f7f7f", "oracle": "#000000"}  # fmt: skip
+           "exponential": "#8c564b", "cox": "#2ca02c", "boosting": "#bcbd22", "kaplan-meier": "#7f7f7f", "oracle": "#000000"}  # fmt: skip
 BINS = 10
 
 
@@ -114,18 +115,21 @@ def hazard_figure(events: Sequence[EventSpec], hazards: Mapping[str, Floats]) ->
     return figure
 
 
-def correlation_figure(names: Sequence[str], matrices: Mapping[str, Floats]) -> Figure:
-    """Correlation of events, a panel each matrix [E, E]."""
-    size = 2.2 + 0.42 * len(names)
+def correlation_figure(names: Sequence[str], matrices: Mapping[str, Spread]) -> Figure:
+    """Correlation of events, a panel each matrix [E, E]; below each value its interval."""
+    size = 2.2 + 0.55 * len(names)
     figure, axes = panels(len(matrices), size, size)
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
-        axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.imshow(matrix.value, cmap="RdBu_r", vmin=-1, vmax=1)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(title, fontsize=9)
-        for (line, column), value in np.ndenumerate(matrix):
+        for (line, column), value in np.ndenumerate(matrix.value):
             colour = "white" if abs(value) > 0.6 else "black"
-            axis.text(column, line, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            axis.text(column, line, f"{value:.2f}", ha="center", va="bottom", fontsize=7, color=colour)
+            if line != column:
+                ends = f"{matrix.low[line, column]:.2f} to {matrix.high[line, column]:.2f}"
+                axis.text(column, line + 0.05, ends, ha="center", va="top", fontsize=4.5, color=colour)
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tenfold.clinical.boosted_hazards import BoostedHazards
 from tenfold.clinical.cox import CoxPH
 from tenfold.clinical.events import EventSpec, EventTimeDataset
 from tenfold.clinical.long_table import LongColumns
@@ -24,7 +25,7 @@ from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, read_object, to_json
 from tenfold.core.errors import UserError
 from tenfold.core.model_folder import CONFIG, listed, read_tensors, whole_state, write_folder
-from tenfold.recipes.deep_ssm.config import CohortName, Data, Method, Rivals
+from tenfold.recipes.deep_ssm.config import AT_ONCE, CohortName, Data, Method, Rivals
 
 INPUTS = "inputs.json"
 ENCODERS = {"lstm": ("lstm_ds", "hazard"), "deephit": ("lstm_ds", "pmf"), "mlp": ("mlp", "hazard"), "exponential": ("mri", "exponential")}  # fmt: skip
@@ -143,16 +144,21 @@ def read_model(folder: Path) -> Opened:
     return Opened(model.eval(), inputs, folder)
 
 
-def _rival(folder: Path, content: Mapping[str, Any], inputs: Inputs) -> SurvivalBaseline | CoxPH:
+def _rival(folder: Path, content: Mapping[str, Any], inputs: Inputs) -> SurvivalBaseline | CoxPH | BoostedHazards:
     where = str(folder / CONFIG)
     kind = content["kind"]
-    if kind not in (*ENCODERS, "cox"):
-        raise UserError(f"{where}: kind: got {kind!r}, need one of {', '.join((STATE_SPACE, *ENCODERS, 'cox'))}")
+    if kind not in (*ENCODERS, *AT_ONCE):
+        raise UserError(f"{where}: kind: got {kind!r}, need one of {', '.join((STATE_SPACE, *ENCODERS, *AT_ONCE))}")
     read = from_json(_RivalFolder, dict(content), where=where)
     tensors = read_tensors(folder)
     if read.rivals.layers > len(tensors):
         raise UserError(f"{where}: got more layers than the weights hold; the file is damaged")
     sizes = (len(inputs.observations), len(inputs.interventions), len(inputs.statics))
+    if kind == "boosting":
+        try:
+            return BoostedHazards.from_tensors(sizes[0], sizes[1], read.events, tensors, n_static=sizes[2])
+        except ValueError as error:
+            raise UserError(f"{folder}: tensors do not fit {CONFIG}: {error}") from error
     with torch.device("meta"):  # settings of a damaged file may ask for any size
         if kind == "cox":
             model: SurvivalBaseline | CoxPH = CoxPH(sizes[0], sizes[1], read.events, n_static=sizes[2])

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.clinical.curves import event_correlation
 from tenfold.clinical.events import EventTimeDataset
 from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.clinical.survival_metrics import d_calibration
 from tenfold.core.run import Run
 from tenfold.core.statistics import select
-from tenfold.recipes.deep_ssm import figures, findings
+from tenfold.recipes.deep_ssm import figures, findings, together
 from tenfold.recipes.deep_ssm.cohorts import Cohort, build_cohort
 from tenfold.recipes.deep_ssm.config import Config
 from tenfold.recipes.deep_ssm.evaluation import FollowUp, predict
 from tenfold.recipes.deep_ssm.folder import read_model
+from tenfold.recipes.deep_ssm.subgroups import subgroup_table
 from tenfold.recipes.deep_ssm.training import Job
 
 Row = dict[str, Any]
@@ -104,8 +104,9 @@ def show_model(config: Config, run: Run, cohort: Cohort) -> None:
         caption=f"{label} Evenly picked by their mean risk over events. White: had the event before.",
     )
     if len(events) > 1:
-        run.figure(f"{name}-correlation", figures.correlation_figure([event.name for event in events], correlations(survival, cohort)),
-                   caption=f"{label} Pearson's correlation: of log cumulative hazards over patients; of hazards over slots, within a patient, on average.")  # fmt: skip
+        show_together(config, run, cohort, model, survival, label)
+    if lines := subgroup_table(laws, cohort.test):
+        run.table(f"{name}, groups of patients", lines, note=f"{label} Those at risk whose group is recorded. predicted: mean risk within the horizon; seen: Kaplan–Meier. 95 % intervals: bootstrap over the group's patients, the model as it is.")  # fmt: skip
     risks, tests = {}, {}
     for event in events:
         follow = FollowUp.of(cohort.test, event)
@@ -138,14 +139,21 @@ def only_at_risk(curves: Mapping[str, Any], dataset: EventTimeDataset) -> dict[s
     }
 
 
-def correlations(survival: dict[str, Tensor], cohort: Cohort) -> dict[str, Any]:
-    """Matrices [E, E] by what they are of."""
-    found = {"over patients": event_correlation(survival).numpy()}
+def show_together(
+    config: Config, run: Run, cohort: Cohort, model: DeepStateSpace, survival: Mapping[str, Tensor], label: str
+) -> None:
+    """How the events go together, with intervals; on the simulator beside its law."""
+    name, names = cohort.name, [event.name for event in cohort.events]
+    matrices = together.correlations(survival, cohort.truth)
+    what = "Pearson's correlation: of log cumulative hazards over patients; of hazards over slots, within a patient, on average."
+    how = "95 % intervals: bootstrap over patients, the model as it is."
+    run.figure(f"{name}-correlation", figures.correlation_figure(names, matrices), caption=f"{label} {what} {how}")
+    run.table(
+        f"{name}, correlation of events", together.correlation_table(names, matrices), note=f"{label} {what} {how}"
+    )
     if cohort.truth is not None:
-        law = {name: torch.from_numpy(curve) for name, curve in cohort.truth.items()}
-        found["over patients, by the law"] = event_correlation(law).numpy()
-    found["within a patient"] = event_correlation(survival, within=True).nanmean(0).numpy()
-    return found
+        note = f"{label} P(none of the events by the horizon), mean over patients; mean |error| is per patient. Events are independent given the state at the trigger, of which {config.samples} draws are shared by all. {how}"
+        run.table(f"{name}, several events at once", together.joint_table(model, cohort, config.samples), note=note)
 
 
 def show_what_if(run: Run, cohort: Cohort, model: DeepStateSpace, label: str) -> None:

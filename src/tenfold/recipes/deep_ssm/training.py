@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from tenfold.clinical.boosted_hazards import BoostedHazards
 from tenfold.clinical.cox import CoxPH
 from tenfold.clinical.event_law import EventLaw
 from tenfold.clinical.events import EventSpec
@@ -25,7 +26,7 @@ from tenfold.core.jobs import advance
 from tenfold.core.mesh import data_mesh, device_type, is_main
 from tenfold.core.run import Run
 from tenfold.recipes.deep_ssm.cohorts import Cohort, build_cohort
-from tenfold.recipes.deep_ssm.config import CohortName, Config, Method
+from tenfold.recipes.deep_ssm.config import AT_ONCE, CohortName, Config, Method
 from tenfold.recipes.deep_ssm.evaluation import (
     forced_error,
     kaplan_meier_laws,
@@ -121,12 +122,12 @@ def train_part(
     """
     begun, tail = time.process_time(), config.network.last_slot_loss and job.method.startswith("dssm")
     measure = validation({key: column.to(device_type()) for key, column in columns_of(cohort.valid, events, tail=False).items()})  # fmt: skip
-    columns = columns_of(cohort.train, events, tail=tail)
-    if job.method == "cox":
-        sizes = [len(getattr(cohort.train, f"{kind}_names")) for kind in ("observation", "intervention", "static")]
-        cox = CoxPH(sizes[0], sizes[1], events, n_static=sizes[2], ridge=config.rivals.ridge).fit(columns)
-        return cox, _figures(cox.coefficients.numel(), time.process_time() - begun, 0, score_valid(cox, cohort, events))
     steps = config.steps(job.cohort)
+    if job.method in AT_ONCE:
+        model, parameters = fit_at_once(config, job, cohort, events)
+        advance(steps)
+        return model, _figures(parameters, time.process_time() - begun, 0, score_valid(model, cohort, events))
+    columns = columns_of(cohort.train, events, tail=tail)
     learner = Learner(build_model(config, job.method, cohort.train, events, job.seed)).to(device_type())
     state = new_state(config, learner, columns, steps, job.seed, mesh)
     checkpoint.resume(run, state, name)
@@ -161,6 +162,25 @@ def train_part(
     parameters = sum(parameter.numel() for parameter in learner.model.parameters())
     best = learner.best.cpu()
     return best, _figures(parameters, state.seconds, int(learner.best_step), float(learner.best_loss))
+
+
+def fit_at_once(config: Config, job: Job, cohort: Cohort, events: tuple[EventSpec, ...]) -> tuple[SurvivalModel, int]:
+    """Cox's regression or boosted trees; and the numbers that were estimated: coefficients, or nodes of the trees."""
+    rivals, train = config.rivals, columns_of(cohort.train, events, tail=False)
+    sizes = [len(getattr(cohort.train, f"{kind}_names")) for kind in ("observation", "intervention", "static")]
+    if job.method == "cox":
+        cox = CoxPH(sizes[0], sizes[1], events, n_static=sizes[2], ridge=rivals.ridge).fit(train)
+        return cox, cox.coefficients.numel()
+    boosting = BoostedHazards(sizes[0], sizes[1], events, n_static=sizes[2]).fit(
+        train,
+        columns_of(cohort.valid, events, tail=False),
+        trees=rivals.trees,
+        rate=rivals.tree_rate,
+        leaves=rivals.leaves,
+        rows=rivals.rows,
+        seed=job.seed,
+    )
+    return boosting, sum(len(each) for name, each in boosting.named_buffers() if name.endswith("value"))
 
 
 def score_valid(model: SurvivalModel, cohort: Cohort, events: tuple[EventSpec, ...]) -> float:
