@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tenfold.text.messages import Message, Sampling
-from tenfold.text.tool_calls import calls_in, parse_tool_calls, sure_text, tool_names, with_tools
+from tenfold.text.messages import Message, Sampling, ToolCall
+from tenfold.text.tool_calls import calls_in, parse_tool_calls, sure_text, template_input, tool_names, with_tools
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
@@ -113,3 +113,21 @@ def test_a_reply_of_its_own_form_calls_nothing() -> None:
 )
 def test_what_may_be_a_call_is_held_back(text: str, first: bool, sure: int) -> None:
     assert sure_text(text, first) == sure
+
+
+def test_what_a_template_does_not_know_stands_in_the_text() -> None:
+    call = ToolCall("7", "add", '{"a": 1}')
+    told = [
+        Message("user", "sum?"),
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "1", tool_call_id="7"),
+    ]
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    rows, variables = template_input(told, tools, "{{ tools }}{{ m.tool_calls }}")
+    assert variables == {"tools": tools} and len(rows) == 3 and rows[1]["content"] == ""
+    assert rows[1]["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 1}}
+    rows, variables = template_input(told, tools, "{{ m.content }}")
+    assert variables == {} and len(rows) == 4 and '"name": "add"' in rows[0]["content"]
+    assert "tool_calls" not in rows[2] and parse_tool_calls(rows[2]["content"])[1][0].name == "add"
+    assert rows[3] == {"role": "tool", "content": "1", "tool_call_id": "7"}
+    assert template_input(told[:1], (), None) == ([{"role": "user", "content": "sum?"}], {})

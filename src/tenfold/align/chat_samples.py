@@ -13,7 +13,7 @@ from tenfold.core.errors import UserError
 from tenfold.text.chat_template import render_parts
 from tenfold.text.messages import Message, ToolCall
 from tenfold.text.tokenizer import Tokenizer
-from tenfold.text.tool_calls import CLOSE, OPEN, with_tools
+from tenfold.text.tool_calls import template_input
 
 
 def chat_sample(
@@ -51,14 +51,14 @@ def chat_sample(
             raise UserError(
                 f"messages: turn {turn + 1} is to be learned, need one of 2..{len(messages)}, behind a prompt"
             )
-    shown = _rows(tokenizer, messages, tools)
-    rendering = _Rendering.of(tokenizer, shown, tools)
+    shown, variables = template_input(messages, tools, tokenizer.chat_template)
+    rendering = _Rendering.of(tokenizer, shown, variables)
     learned: list[tuple[int, int]] = []
     for turn in wanted:
         own = messages[turn].role == "assistant"
         at = turn + len(shown) - len(messages)  # the tools may stand in a system turn of their own
-        before = _Rendering.of(tokenizer, shown[:at], tools, opening=own)
-        until = rendering if at + 1 == len(shown) else _Rendering.of(tokenizer, shown[: at + 1], tools)
+        before = _Rendering.of(tokenizer, shown[:at], variables, opening=own)
+        until = rendering if at + 1 == len(shown) else _Rendering.of(tokenizer, shown[: at + 1], variables)
         if not (until.starts_with(before) and rendering.starts_with(until)):
             raise UserError(
                 f"messages: the chat template writes turn {turn + 1} otherwise where more turns follow; "
@@ -78,8 +78,8 @@ def chat_sample(
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
     """Token ids of a conversation up to the opening of the assistant's next turn."""
-    shown = _rows(tokenizer, messages, tools)
-    return tokenizer.apply_chat_template(shown, add_generation_prompt=True, **_variables(tokenizer, tools))
+    shown, variables = template_input(messages, tools, tokenizer.chat_template)
+    return tokenizer.apply_chat_template(shown, add_generation_prompt=True, **variables)
 
 
 def read_messages(rows: Any, where: str = "messages") -> list[Message]:
@@ -121,38 +121,6 @@ def _spelt(arguments: Any) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
-def _rows(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict]:
-    """Messages as chat templates read them; what a template does not know stands in the text, as replies are read."""
-    template = tokenizer.chat_template or ""
-    if tools and "tools" not in template:
-        messages = with_tools(messages, tools)
-    return [_row(message, "tool_calls" in template) for message in messages]
-
-
-def _row(message: Message, knows_calls: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"role": message.role, "content": message.content}
-    calls = [{"name": call.name, "arguments": _object(call.arguments)} for call in message.tool_calls]
-    if calls and knows_calls:
-        pairs = zip(message.tool_calls, calls, strict=True)
-        row["tool_calls"] = [{"id": call.id, "type": "function", "function": said} for call, said in pairs]
-    else:
-        row["content"] += "".join(f"{OPEN}{json.dumps(call, ensure_ascii=False)}{CLOSE}" for call in calls)
-    if message.tool_call_id is not None:
-        row["tool_call_id"] = message.tool_call_id
-    return row
-
-
-def _object(arguments: str) -> Any:
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-
-
-def _variables(tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"tools": list(tools)} if tools and "tools" in (tokenizer.chat_template or "") else {}
-
-
 @dataclass(frozen=True)
 class _Rendering:
     """A conversation as the template writes it.
@@ -167,11 +135,11 @@ class _Rendering:
 
     @classmethod
     def of(
-        cls, tokenizer: Tokenizer, rows: list[dict], tools: Sequence[Mapping[str, Any]], opening: bool = False
+        cls, tokenizer: Tokenizer, rows: list[dict], variables: Mapping[str, Any], opening: bool = False
     ) -> _Rendering:
         if tokenizer.chat_template is None:
             raise UserError("chat template: this tokenizer has none; take one whose tokenizer_config.json names it")
-        variables = {**_variables(tokenizer, tools), "add_generation_prompt": opening}
+        variables = {**variables, "add_generation_prompt": opening}
         names = ("bos_token", "eos_token", "pad_token")
         tokens = {name: getattr(tokenizer, name) or "" for name in names}
         text, controls = "", {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.series import Rule
-from tenfold.core.config import read_object
+from tenfold.core.config import need, read_object
 from tenfold.core.errors import UserError
 
 SourceKind = Literal["table", "meds", "physionet", "mimic3"]
@@ -43,6 +43,85 @@ class TableColumns:
 
 
 SAME_NAMES = TableColumns()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """How a recipe reads data that a user has; it adds what it needs beyond.
+
+    Args:
+        path: of the prepared data of the PhysioNet Challenge 2012: their folder, none takes the one that was fetched; of
+            "mimic3": the folder of tables; of "meds": the folder that holds data/; of "files": the long table (.csv,
+            .csv.gz, .parquet).
+        outcomes: of "files": the table of one row a subject, with NAME_hours and NAME_observed of each event.
+        events: NAME takes the cohort's own grid, NAME=24x1.5 has 24 slots of 1.5 hours; "meds" and "files" need the
+            second form. None takes all that the cohort defines.
+        codes: of "meds": a JSON file, {name: [codes]}.
+        labels: of "meds": parquet of subject_id and prediction_time; none takes a time after each first record.
+        step_hours: of "meds" and "files": length of a step, h.
+        rules: of "meds" and "files": NAME=sum, NAME=any, NAME=mean, how the values of a step become one.
+        columns: of "files": their names.
+    """
+
+    path: Path | None = None
+    outcomes: Path | None = None
+    events: tuple[str, ...] = ()
+    codes: Path | None = None
+    labels: Path | None = None
+    step_hours: float = 1.0
+    rules: tuple[str, ...] = ()
+    columns: LongColumns = field(default_factory=LongColumns)
+
+    def __post_init__(self) -> None:
+        need("step_hours", self.step_hours, 0, above=True)
+        self.specs()  # refuses what cannot be read
+        self.rule_of  # noqa: B018  so does this
+
+    @property
+    def rule_of(self) -> dict[str, Rule]:
+        """{name: rule}."""
+        return parse_rules(self.rules)
+
+    def specs(self) -> list[str | EventSpec]:
+        """The events, with their grids where they name one."""
+        return parse_events(self.events)
+
+    def meds_codes(self) -> dict[str, list[str]]:
+        """{name: codes} of `codes`."""
+        if self.codes is None:
+            raise UserError("data.codes: need a JSON file {name: [codes]} with cohort meds")
+        return read_codes(self.codes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where new subjects lie.
+
+    Args:
+        path: a folder of MEDS (data/**/*.parquet), of PhysioNet (`<RecordID>.txt`, `set-a/`, or packed .npz), of MIMIC-III
+            tables; or a long table.
+        labels: of MEDS: parquet of subject_id and prediction_time.
+        subjects: of a long table: a table of one row a subject, with static values and perhaps the trigger.
+        codes: of MEDS: a JSON file, {name: [codes]}, in place of the model's own.
+        columns: of the tables, in place of the model's own.
+    Raises:
+        UserError: a file of codes that is no such object.
+    """
+
+    path: Path
+    labels: Path | None = None
+    subjects: Path | None = None
+    codes: Path | None = None
+    columns: TableColumns = SAME_NAMES
+
+    def __post_init__(self) -> None:
+        if self.codes is not None:
+            read_codes(self.codes)
+
+    def codes_over(self, own: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, Sequence[str]]:
+        """The codes of each name: of the file where one is given, else the model's own; a name without is its code."""
+        given = own if self.codes is None else read_codes(self.codes)
+        return {name: given.get(name, [name]) for name in names}
 
 
 def parse_event(text: str) -> str | EventSpec:

@@ -14,30 +14,27 @@ import csv
 import io
 import json
 import os
-import platform
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-import tenfold
 from tenfold.core import report
 from tenfold.core.atomic import append_line, checked_name, write_atomic
 from tenfold.core.claims import Claim, Result
 from tenfold.core.config import read_json, read_object, restore_non_finite, to_json
 from tenfold.core.errors import UserError
+from tenfold.core.machine import machine, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-PACKAGES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "safetensors")  # what can change a figure
 _CLOCK_EVERY = 5.0  # seconds between two writes of clock.json: at most so much is lost to a kill
 
 
@@ -98,8 +95,8 @@ class Run:
             "paper": paper,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": command or _command_line(),
-            "machine": _machine(),
-            "versions": _versions(),
+            "machine": machine(),
+            "versions": versions(),
         }
         _write_json(path / "config.json", to_json(config))
         _write_json(path / "run.json", about)
@@ -363,43 +360,3 @@ def _write_json(path: Path, data: Any) -> None:
 def _visible(folder: Path, suffix: str) -> Sequence[Path]:
     """The files of a folder but for the temporary ones."""
     return sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith("."))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"tenfold": tenfold.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def _machine() -> str:
-    """Processor, cores this process may use, accelerators and operating system, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {cores} cores, {_accelerators()}{system}" + (
-        f", {os.environ['WORLD_SIZE']} processes" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    )
-
-
-def _accelerators() -> str:
-    """Such as "1 x NVIDIA H100, ", or nothing."""
-    import torch  # takes seconds; readers of runs do without
-
-    if (kind := torch.accelerator.current_accelerator()) is None:
-        return ""
-    device = torch.get_device_module(kind)
-    name = device.get_device_name() if hasattr(device, "get_device_name") else kind.type
-    return f"{torch.accelerator.device_count()} x {name}, "
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:  # not Linux
-        return platform.processor() or "processor not named"
-    return platform.processor() or "processor not named"

@@ -78,7 +78,7 @@ def spag_loss(
         model, ref: as in `imitation_loss`.
         batch: as there, with "rewards" (B,), r of the played rows; "sft_mask" (B,), True at rows of fine-tuning;
             "roles" (B,), index of the speaker or -1, for the metrics; of one of several micro-batches "rl_share" and
-            "sft_share", the shares of both kinds in the whole batch, see `game_batches`.
+            "sft_share", the shares of both kinds in the whole batch, see `games.batches.GameBatches`.
         beta, alpha, clip: β2 >= 0, α >= 0, ε > 0.
         ratio: d of the "mean" token, of the whole "sequence", or of each "token" with the mean taken behind the clip.
         kl: "advantage" as above; "detached" has A = r - β2 d without its gradient; "penalty" has A = r and adds β2 d to g;

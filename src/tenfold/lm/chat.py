@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -27,7 +26,7 @@ from tenfold.text.endpoint_errors import ContextLengthError
 from tenfold.text.messages import SAMPLING, Message, Reply, Sampling, Usage
 from tenfold.text.text_stream import TextStream
 from tenfold.text.tokenizer import Tokenizer
-from tenfold.text.tool_calls import calls_in, tool_names, with_tools
+from tenfold.text.tool_calls import calls_in, template_input, tool_names
 
 
 @dataclass(frozen=True)
@@ -133,15 +132,9 @@ class LocalChatModel:
             raise UserError("messages: got none, need at least one")
         if any(message.images for message in messages):
             raise UserError(f"messages: {self.name} reads text only, got a picture")
-        variables: dict[str, Any] = {}
-        if sampling.tools and sampling.tool_choice != "none":
-            if "tools" in (self.tokenizer.chat_template or ""):
-                variables["tools"] = list(sampling.tools)
-            else:
-                messages = with_tools(messages, sampling.tools)
-        return self.tokenizer.apply_chat_template(
-            [_row(message) for message in messages], add_generation_prompt=True, **variables
-        )
+        tools = () if sampling.tool_choice == "none" else sampling.tools
+        rows, variables = template_input(messages, tools, self.tokenizer.chat_template)
+        return self.tokenizer.apply_chat_template(rows, add_generation_prompt=True, **variables)
 
     def seed(self, messages: Sequence[Message], sampling: Sampling) -> int:
         """The seed of a conversation's random numbers; without one in `sampling` a fresh one."""
@@ -252,26 +245,6 @@ class LocalChatModel:
             raise UserError(f"{self.name}: tool_choice needs an end-of-turn token, the tokenizer has none")
         named = sampling.tool_choice if isinstance(sampling.tool_choice, dict) else {}
         return self._json.of_tools(sampling.tools, named.get("function", {}).get("name"))
-
-
-def _row(message: Message) -> dict[str, Any]:
-    """A message as chat templates read it."""
-    row: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        row["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _object(call.arguments)}}
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        row["tool_call_id"] = message.tool_call_id
-    return row
-
-
-def _object(arguments: str) -> Any:
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
 
 
 @dataclass

@@ -37,6 +37,42 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) 
     return [Message("system", text), *messages]
 
 
+def template_input(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], template: str | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Messages as a chat template reads them, and its variables; what it does not know stands in the text.
+
+    Returns:
+        the rows, one more than messages where the tools need a system turn of their own; {"tools": ...} or {}.
+    """
+    variables: dict[str, Any] = {}
+    if tools and "tools" in (template or ""):
+        variables["tools"] = list(tools)
+    elif tools:
+        messages = with_tools(messages, tools)
+    return [_row(message, "tool_calls" in (template or "")) for message in messages], variables
+
+
+def _row(message: Message, knows_calls: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    calls = [{"name": call.name, "arguments": _object(call.arguments)} for call in message.tool_calls]
+    if calls and knows_calls:
+        pairs = zip(message.tool_calls, calls, strict=True)
+        row["tool_calls"] = [{"id": call.id, "type": "function", "function": said} for call, said in pairs]
+    else:
+        row["content"] += "".join(f"{OPEN}{json.dumps(call, ensure_ascii=False)}{CLOSE}" for call in calls)
+    if message.tool_call_id is not None:
+        row["tool_call_id"] = message.tool_call_id
+    return row
+
+
+def _object(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
 def tool_names(sampling: Sampling) -> frozenset[str]:
     """The tools that a reply may call: none where the request has none, forbids them, or wants a form of its own."""
     plain = sampling.response_format is None or sampling.response_format.get("type") == "text"

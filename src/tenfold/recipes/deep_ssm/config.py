@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.clinical.cohort_words import parse_events, parse_rules, read_codes
-from tenfold.clinical.events import EventSpec
-from tenfold.clinical.long_table import LongColumns
-from tenfold.clinical.series import Rule
+from tenfold.clinical.cohort_words import OwnData
 from tenfold.clinical.state_space_config import StateSpaceSwitches
 from tenfold.core.config import need
-from tenfold.core.errors import UserError
 
 CohortName = Literal["sim", "sim-300", "icu12", "mimic3", "meds", "files"]
 Method = Literal["dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox", "boosting"]
@@ -22,66 +17,33 @@ OWN_GRID = ("meds", "files")  # their events say what slots they have
 STEPS = {"sim": 560, "sim-300": 280, "icu12": 400, "mimic3": 3000, "meds": 400, "files": 400}
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, kw_only=True)
+class Data(OwnData):
     """What cohorts are made of. "sim" and "sim-300" need nothing; "icu12" the prepared PhysioNet Challenge 2012.
 
+    Of codes in "meds", interventions and statics are among the names, as are the events.
+
     Args:
-        path: of "icu12": the folder of its files, none takes the prepared one; of "mimic3": the folder of tables; of
-            "meds": the folder that holds data/; of "files": the long table (.csv, .csv.gz, .parquet).
-        outcomes: of "files": the table of one row a subject, with NAME_hours and NAME_observed of each event.
-        events: none takes all that the cohort defines. NAME takes the cohort's own grid, NAME=24x1.5 has 24 slots of
-            1.5 hours; "meds" and "files" need the second form.
         patients: of "sim": simulated patients to learn from; as many again are tested, a third of it validates.
         few: the same of "sim-300", tested on as many as "sim".
-        codes: of "meds": a JSON file, {name: [codes]}; events, interventions and statics are among the names.
-        labels: of "meds": parquet of subject_id and prediction_time; none predicts at a time after each first record.
         observations: of "files": variables used; none takes all.
         interventions: of "meds" and "files": variables that doctors set; a step is 1 where one is recorded and not 0.
         statics: of "meds" and "files": values that do not change.
         steps: of "meds" and "files": of the grid before the prediction; of "mimic3": its hours.
-        step_hours: of "meds" and "files": length of a step, h.
-        rules: of "meds" and "files": NAME=sum, NAME=any, NAME=mean, how the values of a step become one.
-        columns: of "files": their names.
     """
 
-    path: Path | None = None
-    outcomes: Path | None = None
-    events: tuple[str, ...] = ()
     patients: int = 3000
     few: int = 300
-    codes: Path | None = None
-    labels: Path | None = None
     observations: tuple[str, ...] = ()
     interventions: tuple[str, ...] = ()
     statics: tuple[str, ...] = ()
     steps: int = 24
-    step_hours: float = 1.0
-    rules: tuple[str, ...] = ()
-    columns: LongColumns = field(default_factory=LongColumns)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("patients", "few"):
             need(name, getattr(self, name), 9, 1e6)
         need("steps", self.steps, 1, 10_000)
-        need("step_hours", self.step_hours, 0, above=True)
-        self.specs()  # refuses what cannot be read
-        self.rule_of  # noqa: B018  so does this
-
-    @property
-    def rule_of(self) -> dict[str, Rule]:
-        """{name: rule}."""
-        return parse_rules(self.rules)
-
-    def specs(self) -> list[str | EventSpec]:
-        """The events, with their grids where they name one."""
-        return parse_events(self.events)
-
-    def meds_codes(self) -> dict[str, list[str]]:
-        """{name: codes} of `codes`."""
-        if self.codes is None:
-            raise UserError("data.codes: need a JSON file {name: [codes]} with cohort meds")
-        return read_codes(self.codes)
 
 
 NETWORK = StateSpaceSwitches(z_dim=16, head="auto", analytic_kl=True, sys_id_weight=0.005, forecast_interv=True)

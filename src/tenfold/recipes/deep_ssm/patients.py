@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tenfold.clinical.cohort_words import source_kind
+from tenfold.clinical.cohort_words import Source, source_kind
 from tenfold.clinical.events import EventTimeDataset
 from tenfold.clinical.icu12 import EVENTS as ICU_EVENTS
 from tenfold.clinical.icu12 import icu12
-from tenfold.clinical.long_table import LongColumns, read_long_table
+from tenfold.clinical.long_table import read_long_table
 from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import read_mimic3
 from tenfold.core.errors import UserError
 from tenfold.recipes.deep_ssm.folder import Opened
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where new patients lie.
-
-    Args:
-        path: a folder of MEDS (data/**/*.parquet), of PhysioNet (`<RecordID>.txt`, `set-a/`, or packed .npz), of MIMIC-III
-            tables; or a long table.
-        labels: of MEDS: parquet of subject_id and prediction_time.
-        subjects: of a long table: a table of one row a subject, with static values and perhaps the trigger.
-        codes: MEDS codes by name, in place of the model's own.
-        columns: of the tables, in place of the model's own.
-    """
-
-    path: Path
-    labels: Path | None = None
-    subjects: Path | None = None
-    codes: Mapping[str, Sequence[str]] | None = None
-    columns: LongColumns | None = None
 
 
 def read_patients(opened: Opened, source: Source) -> EventTimeDataset:
@@ -71,7 +49,7 @@ def _from_table(opened: Opened, source: Source) -> EventTimeDataset:
         source.path,
         opened.events,
         source.subjects,
-        columns=source.columns or inputs.columns,
+        columns=source.columns.over(inputs.columns),
         observations=inputs.observations,
         interventions=inputs.interventions,
         statics=inputs.statics,
@@ -84,11 +62,11 @@ def _from_table(opened: Opened, source: Source) -> EventTimeDataset:
 
 
 def _from_meds(opened: Opened, source: Source) -> EventTimeDataset:
-    inputs, given = opened.inputs, source.codes or opened.inputs.codes
+    inputs = opened.inputs
     names = [*inputs.observations, *inputs.interventions, *inputs.statics, *(event.name for event in opened.events)]
     return read_meds(
         source.path,
-        {name: given.get(name, [name]) for name in names},
+        source.codes_over(inputs.codes, names),
         opened.events,
         interventions=inputs.interventions,
         statics=inputs.statics,

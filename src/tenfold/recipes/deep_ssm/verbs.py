@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.clinical.cohort_words import SAME_NAMES, TableColumns, read_codes
+from tenfold.clinical.cohort_words import SAME_NAMES, Source, TableColumns
 from tenfold.clinical.events import EventTimeDataset
 from tenfold.clinical.meds import write_predictions
 from tenfold.clinical.state_space import DeepStateSpace
@@ -24,7 +24,7 @@ from tenfold.recipes.deep_ssm.cohorts import build_cohort
 from tenfold.recipes.deep_ssm.config import CohortName, Config
 from tenfold.recipes.deep_ssm.experiment import plan
 from tenfold.recipes.deep_ssm.folder import INPUTS, Opened, read_model
-from tenfold.recipes.deep_ssm.patients import Source, prediction_times, read_patients
+from tenfold.recipes.deep_ssm.patients import prediction_times, read_patients
 
 BATCH = 1024  # patients in memory at once
 
@@ -58,7 +58,7 @@ def predict(
         raise UserError(f"--out: got {out}, need a .parquet file in a folder that exists")
     need("--samples", samples, 0, 10_000)
     opened = open_model(model, cohort)
-    dataset = read_patients(opened, _source(opened, patients, labels, subjects, codes, columns))
+    dataset = read_patients(opened, Source(patients, labels, subjects, codes, columns))
     curves = survival_of(opened, dataset, samples=samples)
     write_predictions(out, dataset.ids, prediction_times(dataset), curves, opened.events)
     events = ", ".join(event.name for event in opened.events)
@@ -109,7 +109,7 @@ def whatif(
     if patients is None:
         dataset = _test_patients(model, opened)
     else:
-        dataset = read_patients(opened, _source(opened, patients, labels, subjects, codes, columns))
+        dataset = read_patients(opened, Source(patients, labels, subjects, codes, columns))
     dataset = dataset.subset(_rows(dataset, subject))
     name = " ".join(plan) or "always " + " ".join(opened.inputs.interventions)
     curves = {
@@ -257,18 +257,6 @@ def _rows(dataset: EventTimeDataset, subjects: Sequence[str]) -> np.ndarray:
                 f"--subject: got {name!r}{did_you_mean(name, list(place))}, not among {len(place)} patients"
             )
     return np.array([place[name] for name in subjects]) if subjects else np.arange(len(dataset))
-
-
-def _source(
-    opened: Opened,
-    patients: Path,
-    labels: Path | None,
-    subjects: Path | None,
-    codes: Path | None,
-    columns: TableColumns,
-) -> Source:
-    named = columns.over(opened.inputs.columns)
-    return Source(patients, labels, subjects, None if codes is None else read_codes(codes), named)
 
 
 VERBS = {"predict": predict, "report": report, "whatif": whatif}

@@ -6,16 +6,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tenfold.clinical.cohort_words import parse_events, parse_rules, read_codes
-from tenfold.clinical.events import EventSpec
+from tenfold.clinical.cohort_words import OwnData
 from tenfold.clinical.hypergradient import HypergradientMode
-from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.planted_forecast import SIGNAL
 from tenfold.clinical.selection_config import SelectConfig
-from tenfold.clinical.series import Rule
 from tenfold.clinical.task_selection import Mode as FitMode
 from tenfold.core.config import need
-from tenfold.core.errors import UserError
 
 CohortName = Literal["sim", "sim-raw", "death48", "mimic3", "meds", "files"]
 Use = Literal["frozen", "finetuned", "end_to_end", "summaries"]
@@ -67,72 +63,39 @@ SELECT = SelectConfig(state_size=16, lr_supervised=3e-3, classifier_steps=100)
 SIMULATED_SELECT = SelectConfig(state_size=4)
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, kw_only=True)
+class Data(OwnData):
     """What cohorts are made of. "sim" and "sim-raw" need nothing; "death48" the prepared PhysioNet Challenge 2012.
 
+    The events say what may be predicted: one within its grid, which begins at the end of the future, is a positive. Codes
+    in "meds" whose names are no events are forecast.
+
     Args:
-        path: of "death48": the folder of its files, none takes the prepared one; of "mimic3": the folder of tables; of
-            "meds": the folder that holds data/; of "files": the long table (.csv, .csv.gz, .parquet).
-        outcomes: of "files": the table of one row a subject, with NAME_hours and NAME_observed of each event.
-        events: of "mimic3", "meds" and "files": what may be predicted; an event within its grid is a positive. NAME=30x24
-            has 30 slots of 24 hours, from the end of the future on; of "mimic3" also NAME, and none is death30.
-        codes: of "meds": a JSON file, {name: [codes]}; names that are no events are forecast.
-        labels: of "meds": parquet of subject_id and prediction_time, the end of the future; none takes a time after each
-            first record.
         variables: of "files": what is forecast; none takes all.
         items: of "mimic3": item ids that are forecast; none takes the 96 most frequent ones of 5 % of stays or more.
         history: steps that are read, of all but "death48" (24).
         horizon: steps that are forecast, of all but "death48" (10).
-        step_hours: of "meds" and "files": length of a step, h.
-        rules: of "meds" and "files": NAME=sum, NAME=any, NAME=mean, how the values of a step become one.
-        columns: of "files": their names.
         subjects: of the simulator: whose series are seen.
         labelled: how many of these have a label; as many validate.
         tested: subjects to test on.
     """
 
-    path: Path | None = None
-    outcomes: Path | None = None
-    events: tuple[str, ...] = ()
-    codes: Path | None = None
-    labels: Path | None = None
     variables: tuple[str, ...] = ()
     items: tuple[int, ...] = ()
     history: int = 24
     horizon: int = 10
-    step_hours: float = 1.0
-    rules: tuple[str, ...] = ()
-    columns: LongColumns = field(default_factory=LongColumns)
     subjects: int = 3000
     labelled: int = 60
     tested: int = 2000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("history", "horizon"):
             need(name, getattr(self, name), 1, 10_000)
         for name in ("subjects", "labelled", "tested"):
             need(name, getattr(self, name), 8, 1e6)
         if self.labelled > self.subjects:
             raise ValueError(f"labelled: got {self.labelled}, need at most {self.subjects} (subjects)")
-        need("step_hours", self.step_hours, 0, above=True)
-        self.specs()  # refuses what cannot be read
-        self.rule_of  # noqa: B018  so does this
-
-    @property
-    def rule_of(self) -> dict[str, Rule]:
-        """{name: rule}."""
-        return parse_rules(self.rules)
-
-    def specs(self) -> list[str | EventSpec]:
-        """The events, with their grids where they name one."""
-        return parse_events(self.events)
-
-    def meds_codes(self) -> dict[str, list[str]]:
-        """{name: codes} of `codes`."""
-        if self.codes is None:
-            raise UserError("data.codes: need a JSON file {name: [codes]} with cohort meds")
-        return read_codes(self.codes)
 
 
 @dataclass(frozen=True)

@@ -4,43 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.clinical.cohort_words import source_kind
+from tenfold.clinical.cohort_words import Source, source_kind
 from tenfold.clinical.death48 import death48
 from tenfold.clinical.events import EventSpec, EventTimeDataset
-from tenfold.clinical.long_table import LongColumns, read_long_table
+from tenfold.clinical.long_table import read_long_table
 from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import read_mimic3
 from tenfold.clinical.series import Scaling, forward_fill
 from tenfold.core.errors import UserError
 from tenfold.recipes.meta_forecast.folder import Inputs, Opened
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where new subjects lie.
-
-    Args:
-        path: a folder of MEDS (data/**/*.parquet), of PhysioNet (`<RecordID>.txt`, `set-a/`, or packed .npz), of MIMIC-III
-            tables; or a long table.
-        labels: of MEDS: parquet of subject_id and prediction_time.
-        subjects: of a long table: a table of one row a subject, perhaps with the trigger.
-        codes: MEDS codes by name, in place of the model's own.
-        columns: of the tables, in place of the model's own.
-    """
-
-    path: Path
-    labels: Path | None = None
-    subjects: Path | None = None
-    codes: Mapping[str, Sequence[str]] | None = None
-    columns: LongColumns | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +85,7 @@ def _table(inputs: Inputs, source: Source) -> EventTimeDataset:
         source.path,
         [EventSpec(inputs.target, 1.0, 1)],
         source.subjects,
-        columns=source.columns or inputs.columns,
+        columns=source.columns.over(inputs.columns),
         observations=_names(inputs),
         labelled=False,
         **_grid(inputs),
@@ -115,8 +93,7 @@ def _table(inputs: Inputs, source: Source) -> EventTimeDataset:
 
 
 def _meds(inputs: Inputs, source: Source) -> EventTimeDataset:
-    given = source.codes or inputs.codes
-    codes = {name: given.get(name, [name]) for name in (*_names(inputs), inputs.target)}
+    codes = source.codes_over(inputs.codes, (*_names(inputs), inputs.target))
     return read_meds(source.path, codes, [EventSpec(inputs.target, 1.0, 1)], labels=source.labels, **_grid(inputs))
 
 

@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from tenfold.clinical.cohort_words import SAME_NAMES, TableColumns, read_codes
+from tenfold.clinical.cohort_words import SAME_NAMES, Source, TableColumns
 from tenfold.core.atomic import replacing
 from tenfold.core.config import did_you_mean, need
 from tenfold.core.errors import UserError
@@ -26,7 +26,7 @@ from tenfold.recipes.meta_forecast.config import LEARNED, MODES, SIMULATED, Coho
 from tenfold.recipes.meta_forecast.evaluation import Resampling, Row
 from tenfold.recipes.meta_forecast.experiment import check, plan, train, transfer_plan
 from tenfold.recipes.meta_forecast.folder import INPUTS, Opened, read_model
-from tenfold.recipes.meta_forecast.patients import Histories, Source, read_histories
+from tenfold.recipes.meta_forecast.patients import Histories, read_histories
 from tenfold.recipes.meta_forecast.presets import PRESETS
 from tenfold.recipes.meta_forecast.runs import Choice, finished_rows, model_folder, open_run
 from tenfold.recipes.meta_forecast.training import train_one
@@ -108,9 +108,7 @@ def predict(
         raise UserError(f"--out: got {out}, need a .parquet or .csv file in a folder that exists")
     chosen = Choice(cohort, target, mode, label_percent, seed, use)
     opened = read_model(model if (model / INPUTS).is_file() else model_folder(model, chosen))
-    named = columns.over(opened.inputs.columns)
-    source = Source(data, labels, subjects, None if codes is None else read_codes(codes), named)
-    histories = read_histories(opened, source)
+    histories = read_histories(opened, Source(data, labels, subjects, codes, columns))
     write_table(out, opened, histories, probabilities(opened, histories))
     print(f"model: {opened.path}")
     print(f"{out}: {len(histories.ids)} predictions of {opened.inputs.target}")
