@@ -95,17 +95,24 @@ class _Walker(nn.Module):
     def _score(self, out_AD: Tensor, actions: Actions) -> Tensor:
         """⟨[r ‖ e], out⟩ of every action.
 
-        Dropout falls on the tables, one mask a step: an action has no embedding of its own to drop from.
+        Dropout falls on rows of the tables, one mask a step: an action has no embedding of its own to drop from.
         """
-        tables = self._tables(actions.relation, actions.node)
+        tables = [self._dropped(table, ids) for table, ids in self._tables(actions.relation, actions.node)]
         parts = out_AD.chunk(len(tables), dim=-1)
         return reduce(
             torch.add,
             (
-                gather_dot(part, self.emb_dropout(table.weight), actions.row, ids, actions.ptr)
-                for part, (table, ids) in zip(parts, tables, strict=True)
+                gather_dot(part, rows, actions.row, column, actions.ptr)
+                for part, (rows, column) in zip(parts, tables, strict=True)
             ),
         )
+
+    def _dropped(self, table: nn.Embedding, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The table under dropout, and where `ids` stand in it; of a table with more rows than `ids`, the rows in use."""
+        if self.training and self.emb_dropout.p and len(ids) < table.num_embeddings:
+            rows, ids = ids.unique(return_inverse=True)
+            return self.emb_dropout(table(rows)), ids
+        return self.emb_dropout(table.weight), ids
 
     def _tables(self, relation: Tensor, node: Tensor) -> list[tuple[nn.Embedding, Tensor]]:
         tables = [(self.relation, relation)]

@@ -127,7 +127,9 @@ class WordEncoder(nn.Module):
             )
         longest = max(map(len, rows))
         if longest > self.settings.max_length:
-            raise UserError(f"caption: got {longest} words, need at most {self.settings.max_length} (max_length)")
+            raise UserError(
+                f"caption: got {longest} words, need at most {self.settings.max_length} (max_length); shorten it"
+            )
         ids = torch.full((len(rows), max(longest, 1)), NULL)
         lengths = torch.tensor([max(len(row), 1) for row in rows])  # the null token counts
         for index, row in enumerate(rows):

@@ -35,16 +35,17 @@ def samples_figure(
     """
     each = pictures.shape[1]
     across = max(1, min(3, len(asked)))
-    lines = -(-len(asked) // across)
-    figure = Figure(figsize=(across * (0.75 * each + 0.6), (1.15 if each > 1 else 1.35) * lines), layout="constrained")
-    grid = figure.subplots(lines, across * each, squeeze=False)
-    for axis in grid.flat:
-        axis.set_axis_off()
+    lines, columns = -(-len(asked) // across), across * (each + 1) - 1  # a narrow empty column between captions
+    width, height = 0.8 * each * across + 0.1, (1.15 if each > 1 else 1.35) * lines
+    figure = Figure(figsize=(width, height))
+    grid = figure.add_gridspec(
+        lines, columns, width_ratios=[0.2 if column % (each + 1) == each else 1 for column in range(columns)],
+        left=0.05 / width, right=1 - 0.05 / width, bottom=0.05 / height, top=1 - 0.3 / height, wspace=0.08, hspace=0.5,
+    )  # fmt: skip
     for number, row in enumerate(asked):
-        line, start = number // across, number % across * each
+        line, start = number // across, number % across * (each + 1)
         for k in range(each):
-            axis = grid[line][start + k]
-            axis.set_axis_on()
+            axis = figure.add_subplot(grid[line, start + k])
             axis.imshow(pictures[number, k], interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
@@ -52,8 +53,9 @@ def samples_figure(
             for spine in axis.spines.values():
                 spine.set_color({True: "#2ca02c", False: "#d62728", None: "#999999"}[verdict])
                 spine.set_linewidth(1.8)
-        words = textwrap.fill(textwrap.shorten(row["prompt"], 60, placeholder=" …"), max(16, 15 * each))
-        grid[line][start].set_title(words, fontsize=7, loc="left", parse_math=False)
+            if k == 0:
+                words = textwrap.fill(textwrap.shorten(row["prompt"], 60, placeholder=" …"), max(16, 15 * each))
+                axis.set_title(words, fontsize=7, loc="left", parse_math=False)
     return figure
 
 
@@ -122,8 +124,8 @@ def guidance_figure(config: Config, rows: Sequence[Row], floor: float) -> Figure
     return figure
 
 
-def heat_figure(file: Path, most: int = 5) -> Figure:
-    """Pictures beside the experts of their tokens at some steps, a row a picture and sparse block."""
+def heat_figure(file: Path, layers: Sequence[int], most: int = 5) -> Figure:
+    """Pictures beside the experts of their tokens at some steps, a row a picture and sparse block (`layers` numbers them)."""
     with np.load(file, allow_pickle=False) as held:
         times, experts, pictures, captions = (held[name] for name in ("times", "experts", "pictures", "captions"))
     picked = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).astype(int)
@@ -141,15 +143,15 @@ def heat_figure(file: Path, most: int = 5) -> Figure:
             shades = axis.imshow(
                 experts[step, block, number], vmin=0, vmax=int(experts.max()), cmap="magma", interpolation="nearest"
             )
-            axis.set_title(f"block {block + 1}, t = {times[step]:.2f}", fontsize=6)
+            axis.set_title(f"block {layers[block]}, t = {times[step]:.2f}", fontsize=6)
     for axis in grid.flat:
         axis.set_axis_off()
     figure.colorbar(shades, ax=grid, shrink=0.5).set_label("experts a token")
     return figure
 
 
-def preference_figure(rows: Sequence[Row], models: Sequence[str]) -> Figure:
-    """Experts of object and background tokens over the denoising steps, a panel a model."""
+def preference_figure(rows: Sequence[Row], models: Sequence[str], layers: Sequence[int]) -> Figure:
+    """Experts of object and background tokens over the denoising steps, a panel a model, a colour a sparse block."""
     figure = Figure(figsize=(3.6 * len(models), 3.2), layout="constrained")
     panels = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for panel, model in zip(panels, models, strict=True):
@@ -157,9 +159,9 @@ def preference_figure(rows: Sequence[Row], models: Sequence[str]) -> Figure:
         times = own[0]["heat"]["times"]
         for name, style in (("objects", "-"), ("background", "--")):
             means = np.array([row["heat"][name] for row in own]).mean(0)
-            for block in range(means.shape[1]):
-                label = f"block {block + 1}" if name == "objects" else None
-                panel.plot(times, means[:, block], style, color=f"C{block}", label=label)
+            for column, layer in enumerate(layers):
+                label = f"block {layer}" if name == "objects" else None
+                panel.plot(times, means[:, column], style, color=f"C{column}", label=label)
         panel.invert_xaxis()
         panel.set_title(model)
         panel.set_xlabel("time of the flow, noise to picture")

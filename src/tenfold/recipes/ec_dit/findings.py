@@ -296,8 +296,8 @@ def paired(
     )
 
 
-def heat_sentence(rows: Sequence[Row], model: str) -> str:
-    """What the heat-maps show, from the numbers."""
+def heat_sentence(rows: Sequence[Row], model: str, layers: Sequence[int]) -> str:
+    """What the heat-maps show, from the numbers; `layers` are the sparse blocks'."""
     own = of(rows, model)
     objects, background = (np.array([row["heat"][name] for row in own]).mean(0) for name in ("objects", "background"))
     times = own[0]["heat"]["times"]
@@ -308,8 +308,8 @@ def heat_sentence(rows: Sequence[Row], model: str) -> str:
     steepest = int(np.abs(objects - background).mean(0).argmax())
     more = "more" if objects[-1, -1] > background[-1, -1] else "fewer"
     return (
-        f"{model}: in the last sparse block a token on an object gets {first} experts of a background token after the first "
+        f"{model}: in block {layers[-1]} a token on an object gets {first} experts of a background token after the first "
         f"step (t = {times[0]:.2f}) and {last} after the last, {more} for the object; over all steps the difference is "
-        f"largest in sparse block {steepest + 1} of {objects.shape[1]} ({objects[:, steepest].mean():.2f} against "
+        f"largest in block {layers[steepest]} ({objects[:, steepest].mean():.2f} against "
         f"{background[:, steepest].mean():.2f}). Means over {len(own)} seed{'s' if len(own) > 1 else ''} and all pictures drawn."
     )

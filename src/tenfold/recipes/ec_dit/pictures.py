@@ -135,7 +135,8 @@ def find_pictures(data: Data, side: int) -> None:
     """
     if data.source == "files":
         assert data.path is not None
-        open_image_text(data.path, side)
+        if len(pictures := open_image_text(data.path, side)) < 2:
+            raise UserError(f"{data.path}: got {len(pictures)} picture, need at least 2, one of them to hold out")
         return
     own, name = (SIZE, "the shapes world") if data.source == "shapes" else (read_emoji().side, "the emoji")
     if side != own:
@@ -305,8 +306,6 @@ def _files(data: Data, side: int) -> tuple[_Drawn, _Drawn, list[dict[str, Any]],
     """The user's pictures; every twentieth is held out, and the captions of these are asked for."""
     assert data.path is not None
     pictures = open_image_text(data.path, side)
-    if len(pictures) < 2:
-        raise UserError(f"{data.path}: got {len(pictures)} picture, need at least 2, one of them to hold out")
     every = min(20, len(pictures))
     parts = []
     for keep in (False, True):

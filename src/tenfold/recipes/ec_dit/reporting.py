@@ -64,13 +64,13 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
 
 def routing(config: Config, run: Run, rows: Sequence[Row], measured: Sequence[str]) -> None:
     """Where the compute goes."""
-    first = Job(measured[0], config.seeds[0], 0.0, 1).name
+    first, layers = Job(measured[0], config.seeds[0], 0.0, 1).name, config.model.placement
     told = [model for model in measured if model != "tc"][:2]  # token choice gives every token as many
     if told:
-        run.text("where the compute goes", " ".join(findings.heat_sentence(rows, model) for model in told))
-    run.figure("heat", figures.heat_figure(run.path / "heat" / f"{first}.npz"),
-               caption="Experts of every token while pictures are drawn, from noise (t = 1) to the finished one.")  # fmt: skip
-    run.figure("objects", figures.preference_figure(rows, measured),
+        run.text("where the compute goes", " ".join(findings.heat_sentence(rows, model, layers) for model in told))
+    run.figure("heat", figures.heat_figure(run.path / "heat" / f"{first}.npz", layers),
+               caption="Experts of every token while pictures are drawn, from noise (t = 1) to the finished one. Blocks count from 0.")  # fmt: skip
+    run.figure("objects", figures.preference_figure(rows, measured, layers),
                caption="Object tokens are those under the finished picture's shapes. Means over seeds and pictures.")  # fmt: skip
     lines = []
     for model in measured:

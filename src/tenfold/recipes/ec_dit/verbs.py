@@ -218,7 +218,7 @@ def report(
     """Parameters and operations of a size, part by part, beside the paper's; no memory is taken.
 
     Args:
-        size: the paper's xl, xxl, 3xl, m, or ours.
+        size: the paper's xl, xxl, 3xl, m; tiny and small are sizes for tests, not the presets of `train`.
         router: what stands in the sparse blocks.
         num_experts: instead of the size's.
         image_size: side in pixels or latent cells, instead of the size's.
