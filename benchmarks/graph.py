@@ -75,7 +75,7 @@ def label_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
     labeller = PathLabeller(kg, HORIZON, labels="multihop")
     state = labeller.env.reset(*queries)
     actions = labeller.env.actions(state)
-    ends = [part.tolist() for part in actions.node.split(actions.ptr.diff().tolist())]
+    ends = [part.tolist() for part in actions.dst.split(actions.ptr.diff().tolist())]
     back: dict[int, list[tuple[int, int]]] = defaultdict(list)
     joined: dict[int, dict[int, int]] = defaultdict(dict)  # target -> source -> its only relation, else -1
     for u, edges in enumerate(rows_of(kg)):
@@ -150,7 +150,7 @@ def action_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
 
     for state in states:
         actions = env.actions(state)
-        if not all(map(torch.equal, lists(state), (actions.row, actions.relation, actions.node, actions.ptr))):
+        if not all(map(torch.equal, lists(state), (actions.row, actions.rel, actions.dst, actions.ptr))):
             raise AssertionError(f"{name}: the actions differ")
     calls = {"ours": ours, "lists": lambda: [lists(state) for state in states]}
     timings = interleaved(calls, repeats, warmup=1, clock=time.process_time)

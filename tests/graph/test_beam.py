@@ -67,11 +67,11 @@ def beam_in_python(policy: Any, env: WalkEnv, query: Tensor, width: int) -> dict
             hidden = policy.init(state)
             for relation, node in path:
                 actions = env.actions(state)
-                state = env.step(state, ((actions.relation == relation) & (actions.node == node)).nonzero()[0])
+                state = env.step(state, ((actions.rel == relation) & (actions.dst == node)).nonzero()[0])
                 hidden = policy.advance(hidden, torch.tensor([relation]), torch.tensor([node]))
             actions = env.actions(state)
             log_p = policy.logits(state, hidden, actions).log_softmax(0)
-            columns = (log_p, actions.relation, actions.node)
+            columns = (log_p, actions.rel, actions.dst)
             for p, relation, node in zip(*(column.tolist() for column in columns), strict=True):
                 longer.append((score + p, (*path, (relation, node))))
         paths = longer if step + 1 == env.horizon else sorted(longer, key=lambda found: -found[0])[:width]
@@ -223,7 +223,7 @@ def test_bad_input() -> None:
     kg, policy, triples = world(0)
     s, r, _ = triples.T
     for options, message in (
-        ({"width": 0}, "width: got 0, need at least 1"),
+        ({"width": 0}, "width: got 0, need 1..65536"),
         ({"reduce": "mean"}, "reduce: got 'mean', need 'max' or 'sum'"),
         ({"horizon": 0}, "horizon: got 0"),
     ):

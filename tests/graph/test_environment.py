@@ -66,7 +66,7 @@ class Reference:
 
 
 def rows_of(actions: Actions) -> list[list[Edge]]:
-    edges = list(zip(actions.relation.tolist(), actions.node.tolist(), strict=True))
+    edges = list(zip(actions.rel.tolist(), actions.dst.tolist(), strict=True))
     return [edges[first:last] for first, last in itertools.pairwise(actions.ptr.tolist())]
 
 
@@ -110,7 +110,7 @@ def test_actions_are_those_of_a_dictionary_of_lists(number: int, switches: tuple
             for row, agent in zip(rows_of(actions), agents, strict=True):
                 assert row == reference.actions(*agent, step)
             assert torch.equal(actions.row, torch.arange(len(state)).repeat_interleave(actions.ptr.diff()))
-            assert {x.dtype for x in (actions.row, actions.relation, actions.node, actions.ptr)} == {torch.int64}
+            assert {x.dtype for x in (actions.row, actions.rel, actions.dst, actions.ptr)} == {torch.int64}
             state = env.step(state, random_choice(actions, generator))
 
 
@@ -246,7 +246,7 @@ def test_a_step_may_take_any_number_of_actions(chain: KnowledgeGraph) -> None:
     chosen = torch.tensor([5, 0, 1, 5])
     after = env.step(state, chosen)
     assert after.query.tolist() == actions.row[chosen].tolist() == [1, 0, 0, 1]
-    assert after.node.tolist() == actions.node[chosen].tolist()
+    assert after.node.tolist() == actions.dst[chosen].tolist()
     assert after.previous.tolist() == [1, 0, 0, 1]
     again = env.step(after.select(torch.tensor([2, 0])), torch.tensor([0, 3]))
     assert again.path_dst.tolist() == [[1, 1], [0, 0]]

@@ -158,7 +158,7 @@ def test_labels_are_those_of_all_action_sequences(rule: str, targets: str) -> No
             assert torch.equal(positive, again.positive) and torch.equal(weight, again.weight)
             for agent, query in enumerate(q for q in maze.queries for _ in range(2)):
                 rows = slice(int(actions.ptr[agent]), int(actions.ptr[agent + 1]))
-                offered = list(zip(actions.relation[rows].tolist(), actions.node[rows].tolist(), strict=True))
+                offered = list(zip(actions.rel[rows].tolist(), actions.dst[rows].tolist(), strict=True))
                 assert sorted(offered) == sorted(maze.actions(query, targets, int(state.node[agent]), step))
                 expected = maze.positive(rule, targets, query, *ways(state, agent))
                 assert {a for a, y in zip(offered, positive[rows].tolist(), strict=True) if y} == expected
@@ -263,7 +263,7 @@ def test_gold_by_hand() -> None:
     labeller = PathLabeller(kg, 3)
     state = labeller.env.reset(torch.tensor([a]), torch.tensor([q]), torch.tensor([c]))
     actions = labeller.env.actions(state)
-    assert list(zip(actions.relation.tolist(), actions.node.tolist(), strict=True)) == [(kg.no_op, a), (p, b)]
+    assert list(zip(actions.rel.tolist(), actions.dst.tolist(), strict=True)) == [(kg.no_op, a), (p, b)]
     assert labeller(state, actions).positive.tolist() == [True, True]  # waiting once leaves two steps
     state = labeller.env.step(state, torch.tensor([0]))
     assert labeller(state, labeller.env.actions(state)).positive.tolist() == [False, True]
@@ -334,7 +334,7 @@ def test_permuted_entities_permute_the_labels(hall: tuple[KnowledgeGraph, Tensor
         state = labeller.env.reset(*queries.T)
         actions = labeller.env.actions(state)
         labels = labeller(state, actions)
-        columns = actions.row, actions.relation, renamed[actions.node], labels.positive
+        columns = actions.row, actions.rel, renamed[actions.dst], labels.positive
         return set(zip(*(column.tolist() for column in columns), strict=True))
 
     other = KnowledgeGraph.from_triples(move(kg.splits["train"]), entity_names=kg.entity_names)

@@ -45,7 +45,7 @@ class Tabular(nn.Module):
         return torch.zeros_like(state.node)
 
     def logits(self, state: State, hidden: Tensor, actions: Actions) -> Tensor:
-        return self.table[hidden[actions.row], state.relation[actions.row], actions.relation]
+        return self.table[hidden[actions.row], state.relation[actions.row], actions.rel]
 
     def advance(self, hidden: Tensor, relation: Tensor, node: Tensor) -> Tensor:
         return hidden + 1
@@ -104,7 +104,7 @@ def slow_minerva(policy: nn.Module, env: WalkEnv, walk: Any, labels: list[Tensor
         target = torch.zeros(agents, 200)
         for agent in range(agents):
             rows = slow_actions(env, state, agent)
-            relation[agent, : rows.stop - rows.start] = actions.relation[rows]
+            relation[agent, : rows.stop - rows.start] = actions.rel[rows]
             target[agent, : rows.stop - rows.start] = y[rows].float()
         row = torch.arange(agents).repeat_interleave(200)
         table = Actions(row, relation.flatten(), state.node[row], 200 * torch.arange(agents + 1))

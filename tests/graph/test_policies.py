@@ -81,7 +81,7 @@ def test_logits_and_gradients_equal_the_equations(policy: Any, kg: KnowledgeGrap
         out = policy.outer(policy.inner(x).relu()).relu()
     else:
         out = policy.W2(policy.W1(x).relu())
-    plain = (embed(actions.relation, actions.node) * out[actions.row]).sum(-1)
+    plain = (embed(actions.rel, actions.dst) * out[actions.row]).sum(-1)
     torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-12)
 
     weight = torch.randn(len(ours), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_permuted_entities_permute_the_scores(policy: Any, kg: KnowledgeGraph) -
     other_scores = policy.logits(other_start, policy.init(other_start), other_actions)
 
     def by_action(actions: Any, values: Tensor, rename: Tensor) -> dict[tuple[int, int, int], float]:
-        keys = zip(actions.row.tolist(), actions.relation.tolist(), rename[actions.node].tolist(), strict=True)
+        keys = zip(actions.row.tolist(), actions.rel.tolist(), rename[actions.dst].tolist(), strict=True)
         return dict(zip(keys, values.tolist(), strict=True))
 
     ours = by_action(env.actions(start), scores, order)

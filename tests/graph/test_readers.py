@@ -59,10 +59,10 @@ def test_quoted_names_may_hold_anything(tmp_path: Path) -> None:
     assert read_triples(file) == [("a", "likes", 'Smith, "Jo"\nand sons')]
 
 
-def test_a_line_of_names_is_one_only_in_the_first_line_of_a_csv(tmp_path: Path) -> None:
+def test_a_line_of_names_is_one_only_in_the_first_line(tmp_path: Path) -> None:
     head = ("head", "relation", "tail")
     assert read_triples(write(tmp_path / "a.csv", "a,likes,b\nhead,relation,tail\n"))[1] == head
-    assert read_triples(write(tmp_path / "a.tsv", "head\trelation\ttail\n")) == [head]
+    assert read_triples(write(tmp_path / "a.tsv", "tail\trelation\thead\nb\tlikes\ta\n")) == [("a", "likes", "b")]
 
 
 @pytest.mark.parametrize(("order", "columns"), [("htr", "a\tb c\tlikes\n"), ("trh", "b c\tlikes\ta\n")])

@@ -40,7 +40,7 @@ class Preferring:
         return None
 
     def logits(self, state: State, hidden: None, actions: Actions) -> Tensor:
-        return self.logit[actions.relation]
+        return self.logit[actions.rel]
 
     def advance(self, hidden: None, relation: Tensor, node: Tensor) -> None:
         return None

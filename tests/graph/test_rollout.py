@@ -39,7 +39,7 @@ def test_the_record_is_true(world: tuple[WalkEnv, State, MinervaPolicy], sample:
     for k, (before, actions, after) in enumerate(zip(walks.states, walks.actions, walks.states[1:], strict=False)):
         choice = walks.choices[k]
         assert torch.equal(actions.row[choice], torch.arange(100))
-        assert torch.equal(actions.node[choice], after.node) and torch.equal(actions.node, env.actions(before).node)
+        assert torch.equal(actions.dst[choice], after.node) and torch.equal(actions.dst, env.actions(before).dst)
         logits = policy.logits(before, hidden, actions)
         torch.testing.assert_close(logits, walks.logits[k])
         for agent in range(0, 100, 9):

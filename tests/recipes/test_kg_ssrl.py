@@ -196,6 +196,31 @@ def test_arms_get_the_same_seconds_and_supervision_counts(
     assert all(row["sl_seconds"] + row["rl_seconds"] == 4.0 for row in rows.values())
 
 
+def test_a_supervised_stage_that_eats_the_budget_leaves_no_reinforcement(
+    config: Config, tmp_path: Path, no_report: None
+) -> None:
+    config = replace(config, arms=("ssrl",), budget=Budget(1e-4, "seconds", 0.9))
+    run = train_in(tmp_path, config)
+    row = run.load_stage("synthetic-minerva-ssrl-seed0")
+    assert (row["sl_steps"], row["rl_steps"], row["rl_seconds"]) == (1, 0, 0)
+
+
+def test_only_relations_trained_on_are_ranked(config: Config, tmp_path: Path, no_report: None) -> None:
+    file = write_tsv(tmp_path / "two.tsv", [*CHAIN, *((tail, "before", head) for head, _, tail in CHAIN)])
+    config = replace(
+        config,
+        graphs=("files",),
+        data=Data(path=(file,)),
+        arms=("rl",),
+        training=replace(config.training, relations=("before",)),
+    )
+    run = train_in(tmp_path, config)
+    kg = KnowledgeGraph.load(run.path / "graphs" / "files.npz")
+    asked = int((kg.splits["test"][:, 1] == kg.relation_id("before")).sum())
+    assert run.load_stage("files-minerva-rl-seed0")["queries"] == asked < len(kg.splits["test"])
+    assert Reasoner.load(run.path / "models" / "files-minerva-rl-seed0").trained == {kg.relation_id("before")}
+
+
 def test_evaluation_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
     monkeypatch.setattr(training.time, "process_time", lambda: float(next(now)))
@@ -482,7 +507,7 @@ def test_an_entity_without_an_edge_answers_with_itself(
     run = train_in(tmp_path / "runs", config)
     assert run.load_stage("files-minerva-rl-seed0")["unseen"] == 1
     capsys.readouterr()
-    assert main(["kg-ssrl", "answer", str(run.path), "--source", "lonely", "--relation", "next"]) == 0
+    assert main(["kg-ssrl", "answer", str(run.path), "--head", "lonely", "--relation", "next"]) == 0
     assert capsys.readouterr().out.strip() == "1  lonely  100.0% [isolated]  lonely (is itself)"
 
 

@@ -23,9 +23,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Config(
         data=Data(entities=40),
         walker=Walker(dim=8, hidden=8),
-        training=Training(batch=8, lr=1e-2, relations=("q",)),
+        training=Training(batch=8, lr=1e-2, relations=("q",), mask_inverse=False),
         budget=Budget(80, "steps", 0.25),
-        search=Search(width=40, valid_queries=9, curve_points=3),
+        search=Search(width=40, valid_queries=9, curve_points=3, eval_mask="all", unreached="rank"),
         arms=("ssrl",),
     )
     run = Run.create("kg-ssrl", "tiny", config, tmp_path_factory.mktemp("runs"))
@@ -41,18 +41,20 @@ def write_tsv(path: Path, triples: Any) -> Path:
 def test_answers_come_with_their_paths(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kg = KnowledgeGraph.load(run_folder / "graphs" / "synthetic.npz")
     source = kg.entity_names[int(kg.splits["train"][kg.splits["train"][:, 1] == kg.relation_id("q")][0, 0])]
-    assert main(["kg-ssrl", "answer", str(run_folder), "--source", source, "--relation", "q", "--k", "3"]) == 0
+    assert main(["kg-ssrl", "answer", str(run_folder), "--head", source, "--relation", "q", "--k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all(f"{source} -" in line or "is itself" in line for line in lines)
     folder = run_folder / "models" / "synthetic-minerva-ssrl-seed0"
-    words = ["kg-ssrl", "answer", str(folder), "--source", source, "e1", "--relation", "q_inv", "--mask-known"]
+    words = ["kg-ssrl", "answer", str(folder), "--head", source, "e1", "--relation", "q_inv", "--mask-known"]
     assert main(words) == 0
-    assert f"{source}, q_inv, ?" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{source}, q_inv, ?" in printed
+    assert "[untrained]" in printed and "[untrained]" not in "".join(lines)
 
 
 def test_explain_writes_one_page(run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    words = ["kg-ssrl", "explain", str(run_folder), "--source", "e1", "--relation", "q", "--out", str(out)]
+    words = ["kg-ssrl", "explain", str(run_folder), "--head", "e1", "--relation", "q", "--out", str(out)]
     assert main(words) == 0
     page = out.read_text()
     assert "<svg" in page and "e1" in page and "<script" not in page
@@ -77,8 +79,19 @@ def test_eval_prints_what_the_run_reports(run_folder: Path, tmp_path: Path, caps
     assert f"{'mrr':<18} {row['mrr']:.4f}" in printed
     assert out.read_text() == (run_folder / "models" / row["name"] / "predictions.tsv").read_text()
     own = write_tsv(tmp_path / "own.tsv", [("e1", "q", "e2"), ("e2", "q_inv", "e1")])
-    assert main(["kg-ssrl", "eval", str(run_folder), "--triples", str(own)]) == 0
+    asked = ["kg-ssrl", "eval", str(run_folder), "--triples", str(own)]
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 2 triples: q only" in printed and f"{'queries':<18} 1" in printed
+    assert main([*asked, "--relation", "q", "q_inv"]) == 0
     assert f"{'queries':<18} 2" in capsys.readouterr().out
+    assert main([*asked, "--relation", "a"]) == 2
+    assert "no triple to rank is of these relations" in capsys.readouterr().err
+    write_tsv(own, [("e1", "q", "elsewhere")])
+    assert main(asked) == 2
+    assert f"{own}: triple 'e1', 'q', 'elsewhere': unknown entity" in capsys.readouterr().err
+    assert main(["kg-ssrl", "eval", str(run_folder), "--eval-mask", "train", "--unreached", "miss"]) == 0
+    assert f"{'mrr':<18} {row['mrr']:.4f}" not in capsys.readouterr().out
 
 
 def test_stats_and_labels_of_any_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +132,10 @@ def test_stats_and_labels_of_any_graph(tmp_path: Path, capsys: pytest.CaptureFix
         (["tiny", "--rl.baseline", "avg_reward", "--training.rollouts", "1"], "training.rollouts: got 1 with rl.baseline"),
         (["tiny", "--data.no-inverse", "--training.queries", "both"], "training.queries: got 'both' without"),
         (["tiny", "--data.no-inverse", "--search.both-sides"], "search.both_sides"),
+        (["tiny", "--walker.ff-dropout", "0.1"], "with base 'minerva', need 'multihop'"),
+        (["tiny", "--rl.ema-rate", "0.1"], "rl.ema_rate: got 0.1 with rl.baseline 'none', need 'ema'"),
+        (["tiny", "--data.prune", "pagerank"], "prune: got 'pagerank' without max_actions"),
+        (["tiny", "--training.rollouts", "1e11"], "rollouts"),
         (["tiny", "--shaping.mu", "-1"], "mu: got -1"),
         (["tiny", "--shaping.scorer.dim", "0"], "dim: got 0"),
         (["tiny", "--walker.emb-dropout", "1"], "emb-dropout: got 1"),
@@ -149,15 +166,15 @@ def test_bad_input_of_train_is_one_line_and_exit_2(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("answer RUN", "--source, --relation: need both"),
-        ("answer RUN --source e1", "--source, --relation: need both"),
-        ("answer absent --source e1 --relation q", "no model in absent"),
-        ("answer RUN --source ee1 --relation q", "unknown entity 'ee1'; nearest: 'e1'"),
-        ("answer RUN --source e1 --relation qq", "unknown relation 'qq'; nearest: 'q'"),
-        ("answer RUN --source e1 --relation q --k 0", "--k: got 0, need at least 1"),
-        ("answer RUN --source e1 --relation q --width 0", "--width: got 0, need at least 1"),
-        ("explain RUN --source e1 --relation q --out x.png", "--out: got x.png, need a .html"),
-        ("explain RUN --source e1 --relation q --out absent/x.html", "in a folder that exists"),
+        ("answer RUN", "--head, --relation: need both"),
+        ("answer RUN --head e1", "--head, --relation: need both"),
+        ("answer absent --head e1 --relation q", "no model in absent"),
+        ("answer RUN --head ee1 --relation q", "unknown entity 'ee1'; nearest: 'e1'"),
+        ("answer RUN --head e1 --relation qq", "unknown relation 'qq'; nearest: 'q'"),
+        ("answer RUN --head e1 --relation q --k 0", "--k: got 0, need at least 1"),
+        ("answer RUN --head e1 --relation q --width 0", "--width: got 0, need at least 1"),
+        ("explain RUN --head e1 --relation q --out x.png", "--out: got x.png, need a .html"),
+        ("explain RUN --head e1 --relation q --out absent/x.html", "in a folder that exists"),
         ("rules RUN --out r.txt", "need a .csv file"),
         ("rules RUN --queries 0", "--queries: got 0"),
         ("rules RUN --relation p", "unknown relation 'p'"),

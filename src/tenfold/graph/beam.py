@@ -20,6 +20,7 @@ from tenfold.graph.ragged import segment_log_softmax, segment_top_k
 # Queries that come to more are split in halves: the memory does not grow with the batch, and results do not depend on it.
 CANDIDATES = 1 << 21
 AGENT = 64
+MAX_WIDTH = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def beam_search(
         policy: the walker; a module is put into evaluation mode for the search.
         env: the rules of the walk, or a graph, for the usual rules.
         s, r: source and relation ids [Q].
-        width: W, at least 1.
+        width: W, from 1 to `MAX_WIDTH`.
         t: the answers sought [Q], for the masks of evaluation (`WalkEnv`); None: unknown, as when a user asks.
         horizon: T, where `env` is a graph; None: 3.
         known: answers that the last step may not end on other than t, where `env` is a graph.
@@ -68,8 +69,8 @@ def beam_search(
         ValueError: the policy gives NaN.
     Source: Das et al. 2018, arXiv 1711.05851, section 3; Lin et al. 2018, arXiv 1808.10568, section 3.
     """
-    if width < 1:
-        raise ValueError(f"width: got {width}, need at least 1")
+    if not 1 <= width <= MAX_WIDTH:
+        raise ValueError(f"width: got {width}, need 1..{MAX_WIDTH}")
     if reduce not in ("max", "sum"):
         raise ValueError(f"reduce: got {reduce!r}, need 'max' or 'sum'")
     if isinstance(env, KnowledgeGraph):
@@ -117,7 +118,7 @@ def _ends(env: WalkEnv, state: State, actions: Actions, score_N: Tensor, width: 
     """The likeliest distinct ends of the last step: a table of all queries by all entities, no sort of the candidates."""
     first, queries = _span(state)
     entities, count = env.kg.num_entities, len(score_N)
-    cell_N = (state.query[actions.row] - first) * entities + actions.node
+    cell_N = (state.query[actions.row] - first) * entities + actions.dst
     best = score_N.new_full((queries * entities,), -torch.inf).scatter_reduce_(0, cell_N, score_N, "amax")
     best_N = best[cell_N]
     number_N = torch.arange(count, device=score_N.device).masked_fill_(score_N != best_N, count)

@@ -61,8 +61,8 @@ class Actions:
     """
 
     row: Tensor  # [N] the agent
-    relation: Tensor  # [N] the relation walked, `kg.no_op` for staying
-    node: Tensor  # [N] the entity it leads to
+    rel: Tensor  # [N] the relation walked, `kg.no_op` for staying
+    dst: Tensor  # [N] the entity it leads to
     ptr: Tensor  # [A + 1] agent a has the actions ptr[a] .. ptr[a + 1] - 1
 
     def __len__(self) -> int:
@@ -132,6 +132,8 @@ class WalkEnv:
         ):
             if ids.shape != s.shape or ids.dim() != 1:
                 raise ValueError(f"{name}: got shape {list(ids.shape)}, need [Q] as s, r and t")
+            if ids.is_floating_point():
+                raise ValueError(f"{name}: got {ids.dtype}, need integer ids")
             if len(ids) and not (low <= int(ids.min()) and int(ids.max()) < high):
                 raise ValueError(f"{name}: got ids {int(ids.min())}..{int(ids.max())}, need {low}..{high - 1}")
         source, relation, target = (ids.long().repeat_interleave(rollouts) for ids in (s, r, t))
@@ -172,7 +174,7 @@ class WalkEnv:
         """
         actions = self.actions(state)
         before = state.select(pick(actions.row, choice))
-        relation, node = pick(actions.relation, choice), pick(actions.node, choice)
+        relation, node = pick(actions.rel, choice), pick(actions.dst, choice)
         return State(
             query=before.query,
             source=before.source,

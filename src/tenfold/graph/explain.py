@@ -48,15 +48,16 @@ def explain_html(answers: Sequence[Answer] | Sequence[Sequence[Answer]], file: s
     return Path(file)
 
 
-def plot_paths(answers: Sequence[Answer], ax: Axes) -> None:
+def plot_paths(answers: Sequence[Answer], ax: Axes, steps: int | None = None) -> None:
     """Draw each answer's path as a chain of arrows, best first, with its probability at the end of the line.
 
     Args:
         answers: of one query.
         ax: axes to draw on; their frame and ticks are taken away.
+        steps: that there is room for; None: as many as the longest path has.
     """
     (answers,) = _groups(answers)
-    steps = max(1, *(len(answer.path) for answer in answers))
+    steps = max(steps or 1, *(len(answer.path) for answer in answers))
     ax.set(xlim=(-0.5, steps + 1.0), ylim=(len(answers) - 0.4, -0.8))
     ax.axis("off")
     ax.set_title(f"{answers[0].source}  –{answers[0].relation}→  ?", loc="left", parse_math=False)
@@ -64,7 +65,7 @@ def plot_paths(answers: Sequence[Answer], ax: Axes) -> None:
     for y, answer in enumerate(answers):
         frames = []
         for x, (name, role) in enumerate(_chain(answer)):
-            colour = {"source": "#e8edf4", "answer": "#dff0e4"}.get(role, "#f6f6f4")
+            colour = {"source": "#e8edf4", "answer": "#fbeed0"}.get(role, "#f6f6f4")  # not green: it may be wrong
             box = {"boxstyle": "round,pad=.35", "facecolor": colour, "edgecolor": "#8a94a0", "linewidth": 0.8}
             frames.append(ax.text(x, y, shorten(name, 18), bbox=box, **style).get_bbox_patch())
         for x, (relation, _) in enumerate(answer.path):
@@ -145,6 +146,7 @@ def _query(answers: list[Answer]) -> dict[str, Any]:
         "relation": base,
         "inverse": inverse,
         "isolated": answers[0].isolated,
+        "untrained": answers[0].untrained,
         "answers": [_shown(rank, answer) for rank, answer in enumerate(answers, 1)],
         "boxes": boxes,
         "arrows": arrows,
@@ -330,6 +332,7 @@ PAGE = """
 {{ link(query.relation, query.inverse) }}
 <li class="node">?</li>
 </ol>
+{% if query.untrained %}<p><span class="mark no">untrained</span> The walker was never trained to answer this relation: do not trust its probabilities.</p>{% endif %}
 {% if query.isolated %}<p><span class="mark no">isolated</span> No edge of the graph touches this entity: it can only answer with itself.</p>{% endif %}
 <div class="card wide">
 <svg class="map" viewBox="0 0 {{ query.width | round(1) }} {{ query.height | round(1) }}" style="max-width: {{ query.width | round }}px; min-width: min({{ query.width | round }}px, 40rem)" role="img" aria-label="the paths of all answers">

@@ -305,9 +305,12 @@ def _lookup(ids: Mapping[str, int], kind: str, name: str) -> int:
 
 
 def _as_ids(name: str, triples: Triples) -> Ints:
-    array = np.asarray(triples, dtype=np.int64)
-    if array.size == 0:
-        return array.reshape(0, 3)
+    given = np.asarray(triples)
+    if given.size == 0:
+        return np.empty((0, 3), dtype=np.int64)
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"{name}: got {given.dtype}, need integer ids")
+    array = given.astype(np.int64)
     if array.ndim != 2 or array.shape[1] != 3 or array.min() < 0:
         raise ValueError(f"{name}: got shape {list(array.shape)} from {array.min()}, need ids [n, 3] from 0")
     return array

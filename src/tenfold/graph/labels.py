@@ -143,11 +143,11 @@ class PathLabeller:
         left = self.env.horizon - 1 - state.step
         if left < 0:
             raise ValueError(f"state: got step {state.step}, need one before the horizon {self.env.horizon}")
-        row, node, ptr = actions.row, actions.node, actions.ptr
+        row, node, ptr = actions.row, actions.dst, actions.ptr
         positive = reach.within(pick(state.query, row), node, left)
         if self.labels != "multihop":
             arrived, lost = self._walked(state, reach)
-            positive &= ~pick(arrived, row) | (actions.relation == self.env.kg.no_op)
+            positive &= ~pick(arrived, row) | (actions.rel == self.env.kg.no_op)
             if lost is not None:
                 positive &= ~pick(lost, row)
         labelled = segment_sum(positive.float(), ptr) > 0

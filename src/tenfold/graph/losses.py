@@ -41,7 +41,7 @@ def sl_loss(
     *,
     kind: Kind = "ce",
     beta: float = 0.0,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     mesh: DeviceMesh | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Walk by the policy, label what could have been done at every state come to, and learn from that.
@@ -57,7 +57,7 @@ def sl_loss(
         labeller: says which actions are positive.
         kind: of loss.
         beta: β, weight of the entropy in nats.
-        generator: of the actions sampled; with a mesh, the same on every process.
+        generator: of the actions sampled, None is torch's; with a mesh, the same on every process.
         mesh: over whose processes a batch lies in equal parts; the walks are those of one process.
     Returns:
         the loss, and metrics: "weight", states with a label; "labelled", their share of all; "positive", how many
@@ -199,7 +199,7 @@ def reinforce_loss(
     baseline: QueryBaseline | EmaBaseline | None = None,
     normalize: bool | None = None,
     action_dropout: float = 0.0,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     mesh: DeviceMesh | None = None,
 ) -> tuple[Tensor, Metrics]:
     """REINFORCE with one reward at the end of the walk, which counts in full at every step.
@@ -218,7 +218,7 @@ def reinforce_loss(
             standard deviation ("avg_reward_normalized"), or a moving average over batches.
         normalize: bring the advantages of the batch to mean 0 and deviation 1.
         action_dropout: α; shares of actions hidden from the sampling, but not from the loss.
-        generator: of the actions sampled; with a mesh, the same on every process unless actions are dropped.
+        generator: of the actions sampled, None is torch's; with a mesh, the same on every process unless actions are dropped.
         mesh: over whose processes a batch lies in equal parts; walks and normalised advantages are those of one process, but
             for action dropout and a moving average.
     Returns:

@@ -76,6 +76,8 @@ def rank_targets(
         raise ValueError(f"unreached: got {unreached!r}, need 'miss' or 'rank'")
     if bool(scores_QE.isnan().any()):
         raise ValueError("scores: got NaN, need numbers or -inf")
+    if len(target) and not (int(target.min()) >= 0 and int(target.max()) < scores_QE.shape[1]):
+        raise ValueError(f"target: got ids {int(target.min())}..{int(target.max())}, need 0..{scores_QE.shape[1] - 1}")
     own = scores_QE.gather(1, target[:, None])
     greater, equal = scores_QE > own, scores_QE == own
     if isinstance(known, Ragged):
@@ -166,6 +168,8 @@ def evaluate(
     for name, value, allowed in (("unseen", unseen, ("miss", "drop")), ("eval_mask", eval_mask, ("train", "all"))):
         if value not in allowed:
             raise ValueError(f"{name}: got {value!r}, need one of {', '.join(map(repr, allowed))}")
+    if isinstance(split, str) and split not in kg.splits:
+        raise ValueError(f"split: got {split!r}, need one of {', '.join(map(repr, kg.splits))}")
     train, everything = kg.answers("train"), kg.answers("train", "valid", "test")
     scores: Callable[[Tensor], Scores]
     if isinstance(model, Scorer):

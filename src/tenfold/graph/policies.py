@@ -97,7 +97,7 @@ class _Walker(nn.Module):
 
         Dropout falls on rows of the tables, one mask a step: an action has no embedding of its own to drop from.
         """
-        tables = [self._dropped(table, ids) for table, ids in self._tables(actions.relation, actions.node)]
+        tables = [self._dropped(table, ids) for table, ids in self._tables(actions.rel, actions.dst)]
         parts = out_AD.chunk(len(tables), dim=-1)
         return reduce(
             torch.add,

@@ -88,7 +88,7 @@ def segment_top_k(x_N: Tensor, row_N: Tensor, ptr: Tensor, k: int) -> tuple[Tens
     return _sorted_rows(x_N.detach(), row_N)[rank < k], lengths_to_ptr(ptr.diff().clamp(max=k))
 
 
-def sample_gumbel(log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.Generator) -> Tensor:
+def sample_gumbel(log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.Generator | None) -> Tensor:
     """One entry of each row by the Gumbel-max trick, [A] flat indices; log_p_N may be unnormalised."""
     # The maximum of log p + Gumbel noise is the minimum of -log p + log of a standard exponential number.
     noise = torch.empty_like(log_p_N).exponential_(generator=generator).log_()
@@ -96,7 +96,7 @@ def sample_gumbel(log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.
 
 
 def sample_inverse_cdf(
-    log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)
+    log_p_N: Tensor, row_N: Tensor, ptr: Tensor, generator: torch.Generator | None, part: tuple[int, int] = (0, 1)
 ) -> Tensor:
     """One entry of each row by inverse transform, [A] flat indices: one random number a row, not one an entry.
 

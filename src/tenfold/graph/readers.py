@@ -49,7 +49,7 @@ def read_folder(path: str | Path, order: str = "hrt") -> dict[str, list[Triple]]
 def read_triples(path: str | Path, order: str = "hrt") -> list[Triple]:
     """The triples of one text file (UTF-8): three columns split by tabs, or by commas in a .csv; empty lines are skipped.
 
-    A .csv may begin with a line that names its columns: head, relation, tail or subject, predicate, object.
+    The first line may name the columns: head, relation, tail or subject, predicate, object.
 
     Args:
         path: the file; gzipped where its name ends in .gz.
@@ -65,7 +65,7 @@ def read_triples(path: str | Path, order: str = "hrt") -> list[Triple]:
     for number, fields in csv_rows(file) if is_csv else _tab_rows(file):
         fields = [field.strip() for field in fields]
         named = "".join(COLUMNS.get(field.lower(), "?") for field in fields)
-        if is_csv and number == 1 and sorted(named) == sorted(order):
+        if number == 1 and sorted(named) == sorted(order):
             order = named
         elif len(fields) != 3 or "" in fields:
             text = ("," if is_csv else "\t").join(fields)

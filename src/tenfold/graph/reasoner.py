@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 from tenfold.core.atomic import replacing, write_atomic
 from tenfold.core.config import read_object
 from tenfold.core.errors import UserError
-from tenfold.graph.beam import BeamResult, beam_search
+from tenfold.graph.beam import MAX_WIDTH, BeamResult, beam_search
 from tenfold.graph.environment import WalkEnv
 from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.labels import PathLabeller
@@ -35,7 +35,7 @@ from tenfold.graph.policies import MinervaPolicy, MultiHopPolicy, Policy
 FORMAT = 1
 CONFIG, GRAPH, WEIGHTS = "config.json", "graph.npz", "model.safetensors"
 STAY = "NO_OP"
-MAX_HORIZON, MAX_WIDTH = 64, 1 << 16  # a config.json is not asked for more
+MAX_HORIZON = 64  # a config.json is not asked for more
 POLICIES: dict[str, type[MinervaPolicy] | type[MultiHopPolicy]] = {"minerva": MinervaPolicy, "multihop": MultiHopPolicy}
 
 Name = str | int  # a name, or the number of an entity or relation
@@ -69,12 +69,14 @@ class Answer:
     """the triple is one of the training triples"""
     isolated: bool = False
     """the source has no edge, so it can answer with nothing but itself"""
+    untrained: bool = False
+    """the walker was never trained to answer this relation"""
     steps: list[Step] | None = None
     """of a known answer, where they were asked for"""
 
     def __str__(self) -> str:
         walk = "".join(f" -{relation}-> {entity}" for relation, entity in self.path) or " (is itself)"
-        marks = "".join(f" [{mark}]" for mark in ("known", "isolated") if getattr(self, mark))
+        marks = "".join(f" [{mark}]" for mark in ("known", "isolated", "untrained") if getattr(self, mark))
         line = f"{self.entity}  {self.prob:.1%}{marks}  {self.source}{walk}"
         return " ".join(line.splitlines())
 
@@ -88,6 +90,8 @@ class Reasoner:
         horizon: T, steps of a walk, as in training.
         width: of the beam.
         reduce: an entity counts by its best path ("max") or by all paths found ("sum").
+        mask_inverse: as in training (`WalkEnv`); for `steps` and for evaluation.
+        trained: ids of the relations that the walker was trained to answer; None: unknown.
     """
 
     def __init__(
@@ -98,6 +102,8 @@ class Reasoner:
         horizon: int = 3,
         width: int = 128,
         reduce: Literal["max", "sum"] = "max",
+        mask_inverse: bool = True,
+        trained: Iterable[int] | None = None,
     ) -> None:
         for name, value, most in (("horizon", horizon, MAX_HORIZON), ("width", width, MAX_WIDTH)):
             if not 1 <= value <= most:
@@ -106,6 +112,8 @@ class Reasoner:
             raise ValueError(f"reduce: got {reduce!r}, need 'max' or 'sum'")
         self.policy, self.kg = policy, kg
         self.horizon, self.width, self.reduce = horizon, width, reduce
+        self.mask_inverse = mask_inverse
+        self.trained = None if trained is None else frozenset(trained)
         self._known = kg.answers("train")
 
     @overload
@@ -160,7 +168,8 @@ class Reasoner:
         source, query = self._ids(entities, "entity"), self._ids(relations, "relation")
         # Without a target the environment masks nothing, or all edges that answer the query.
         env = WalkEnv(self.kg, self.horizon, mask_query=known == "mask", targets="all")
-        found = beam_search(self.policy, env, source, query, max(self.width, k), reduce=self.reduce)
+        width = max(self.width, min(k, self.kg.num_entities, MAX_WIDTH))
+        found = beam_search(self.policy, env, source, query, width, reduce=self.reduce)
         groups = self._answers(source, query, found, k, steps)
         return groups[0] if one_entity else groups
 
@@ -186,6 +195,8 @@ class Reasoner:
             "horizon": self.horizon,
             "width": self.width,
             "reduce": self.reduce,
+            "mask_inverse": self.mask_inverse,
+            "trained": None if self.trained is None else sorted(self.trained),
         }
         write_atomic(folder / CONFIG, json.dumps(config, indent=1))
 
@@ -208,8 +219,13 @@ class Reasoner:
         _check_fit(policy.state_dict(), weights, str(folder))
         policy.load_state_dict(weights, assign=True)
         try:
-            return cls(policy, kg, **{name: config[name] for name in ("horizon", "width", "reduce")})
-        except ValueError as error:
+            options = {
+                name: config[name]
+                for name in ("horizon", "width", "reduce", "mask_inverse", "trained")
+                if name in config
+            }
+            return cls(policy, kg, **options)
+        except (TypeError, ValueError) as error:
             raise UserError(f"{folder / CONFIG}: {error}") from None
 
     def _ids(self, names: list[Name], kind: Literal["entity", "relation"]) -> Tensor:
@@ -253,6 +269,7 @@ class Reasoner:
                     path=[(self._relation(step), names[node]) for step, node in path if step != stay],
                     known=is_known,
                     isolated=isolated,
+                    untrained=self.trained is not None and r not in self.trained,
                     steps=next(walks) if steps and is_known else None,
                 )
             )
@@ -269,7 +286,7 @@ class Reasoner:
             relation, node = path_AT2[:, step].unbind(1)
             for agent, walk in enumerate(walks):
                 row = slice(int(actions.ptr[agent]), int(actions.ptr[agent + 1]))
-                good = actions.relation[row][positive_N[row]], actions.node[row][positive_N[row]]
+                good = actions.rel[row][positive_N[row]], actions.dst[row][positive_N[row]]
                 ((taken, entity),) = self._named(relation[agent, None], node[agent, None])
                 at = self.kg.entity_names[int(state.node[agent])]
                 walk.append(Step(at, taken, entity, self._named(*good), actions=row.stop - row.start))
@@ -287,7 +304,7 @@ class Reasoner:
 
     @cached_property
     def _labeller(self) -> PathLabeller:
-        return PathLabeller(self.kg, self.horizon, fallback="drop", known=self._known)
+        return PathLabeller(self.kg, self.horizon, fallback="drop", mask_inverse=self.mask_inverse, known=self._known)
 
     def _named(self, relation: Tensor, node: Tensor) -> list[tuple[str, str]]:
         """Ids of steps as (relation, entity)."""

@@ -41,7 +41,7 @@ def rollout(
     env: WalkEnv,
     state: State,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     sample: Literal["inverse_cdf", "gumbel"] = "inverse_cdf",
     action_dropout: float = 0.0,
     greedy: bool = False,
@@ -53,7 +53,7 @@ def rollout(
         policy: the walker.
         env: the rules of the walk.
         state: A agents, as `env.reset` gives them.
-        generator: of the actions sampled, on the policy's device.
+        generator: of the actions sampled, on the policy's device; None is torch's.
         sample: "inverse_cdf" draws one random number an agent, "gumbel" one an action.
         action_dropout: α; each action keeps its probability in the sampling with 1 - α and has almost none otherwise.
         greedy: take the likeliest action instead.
@@ -96,7 +96,9 @@ def rollout(
     )
 
 
-def drop_actions(log_p_N: Tensor, row_N: Tensor, ptr: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def drop_actions(
+    log_p_N: Tensor, row_N: Tensor, ptr: Tensor, share: float, generator: torch.Generator | None
+) -> Tensor:
     """Log of the distribution to sample from under action dropout: π·m + ε·(1 - m), m ~ Bernoulli(1 - share), renormalised.
 
     Without gradient; at share 0 it is log_p_N itself and no random number is drawn.

@@ -51,6 +51,8 @@ class Data:
         if sorted(self.order) != ["h", "r", "t"]:
             raise ValueError(f"order: got {self.order!r}, need the letters h, r and t, each once")
         need("max_actions", self.max_actions, 2)
+        if self.prune == "pagerank" and self.max_actions is None:
+            raise ValueError("prune: got 'pagerank' without max_actions, need how many edges are kept")
         need("entities", self.entities, 10, 1e5)
         need("degree", self.degree, 0, above=True)
         for name in ("valid", "test"):
@@ -112,7 +114,7 @@ class Training:
     def __post_init__(self) -> None:
         need("horizon", self.horizon, 1, 64)
         for name in ("batch", "rollouts"):
-            need(name, getattr(self, name), 1)
+            need(name, getattr(self, name), 1, 1e6)
         need("lr", self.lr, 0, above=True)
         need("clip", self.clip, 0)
 
@@ -322,6 +324,12 @@ class Config:
             raise ValueError("training.queries: got 'both' without data.inverse, need inverse relations to ask for")
         if self.search.both_sides and not self.data.inverse:
             raise ValueError("search.both_sides: got it without data.inverse, need inverse relations to rank heads")
+        if self.bases == ("minerva",) and (self.walker.emb_dropout, self.walker.ff_dropout) != (None, None):
+            raise ValueError(
+                "walker.emb_dropout, walker.ff_dropout: got them with base 'minerva', need 'multihop': MINERVA has none"
+            )
+        if self.rl.ema_rate is not None and self.rl.baseline != "ema":
+            raise ValueError(f"rl.ema_rate: got {self.rl.ema_rate} with rl.baseline {self.rl.baseline!r}, need 'ema'")
         if self.rl.baseline.startswith("avg") and self.training.rollouts == 1:
             raise ValueError(
                 f"training.rollouts: got 1 with rl.baseline {self.rl.baseline!r}, need several walks a query"

@@ -86,6 +86,7 @@ def rules_of(
     kg: KnowledgeGraph,
     *,
     horizon: int,
+    mask_inverse: bool = True,
     relations: Sequence[int] = (),
     queries: int = 1000,
     width: int = 20,
@@ -97,6 +98,7 @@ def rules_of(
         policy: a trained walker.
         kg: the graph.
         horizon: of its walks.
+        mask_inverse: as in training.
         relations: heads of the rules; none: all.
         queries: distinct (source, relation) asked, evenly picked.
         width: walks of a query.
@@ -108,7 +110,7 @@ def rules_of(
     if not len(asked):
         return []
     asked = asked[torch.linspace(0, len(asked) - 1, min(queries, len(asked))).round().long()]
-    env = WalkEnv(kg, horizon, targets="all")
+    env = WalkEnv(kg, horizon, mask_inverse=mask_inverse, targets="all")
     found = beam_search(policy, env, asked[:, 0], asked[:, 1], width)
     query = torch.arange(len(asked)).repeat_interleave(found.entities.shape[1])
     return mine_rules(

@@ -72,8 +72,9 @@ def answers_figure(groups: Sequence[tuple[str, Sequence[Answer]]]) -> Figure:
     panels = figure.subplots(
         len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": [len(answers) + 0.8 for _, answers in groups]}
     )
+    steps = max(len(answer.path) for _, answers in groups for answer in answers)  # one scale for all panels
     for (title, answers), axis in zip(groups, panels[:, 0], strict=True):
-        plot_paths(answers, axis)
+        plot_paths(answers, axis, steps)
         axis.set_title(title, loc="left", fontsize=9, parse_math=False)
     return figure
 

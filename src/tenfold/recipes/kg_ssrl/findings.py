@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tenfold.core.claims import Claim
+from tenfold.core.mesh import device_type
 from tenfold.core.statistics import paired_t, plus_minus, select
 from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.rules import Rule
@@ -78,7 +79,8 @@ def compared(config: Config, mine: Sequence[Row], theirs: Sequence[Row], figure:
 def budget_text(config: Config) -> str:
     """What every arm may spend."""
     budget = config.budget
-    return f"{budget.total:g} CPU seconds" if budget.unit == "seconds" else f"{budget.total:g} steps"
+    seconds = "CPU seconds" if device_type() == "cpu" else "seconds"
+    return f"{budget.total:g} {seconds if budget.unit == 'seconds' else budget.unit}"
 
 
 def result_table(
@@ -128,6 +130,7 @@ def result_note(config: Config, graph: str, stats: GraphStats) -> str:
         "± is the 95 % t interval over seeds." if len(config.seeds) > 1 else "One seed, no interval.",
         "Heads and tails, filtered." if search.both_sides else TAILS,
         f"Every arm spent {budget_text(config)}, supervised steps included.",
+        *([f"Trained and ranked on {', '.join(config.training.relations)} only."] if config.training.relations else []),
         "The last step may not end on other answers of the "
         + (
             "training triples."
@@ -166,7 +169,13 @@ def settings_table(config: Config) -> list[Row]:
         {
             "graph": graph,
             "base": base,
-            **{name: value for name, value in asdict(config.settings(graph, base)).items() if name != "max_actions"},
+            **{
+                name: value
+                for name, value in asdict(config.settings(graph, base)).items()
+                if name != "max_actions"  # published; ours is data.max_actions
+                and not (name in ("emb_dropout", "ff_dropout") and base == "minerva")
+                and not (name == "ema_rate" and config.rl.baseline != "ema")
+            },
             "rollouts": config.training.rollouts,
         }
         for graph in config.graphs

@@ -127,7 +127,9 @@ def show_rules(config: Config, run: Run, job: Job, reasoner: Reasoner) -> None:
     """The path rules that the first walker follows."""
     kg = reasoner.kg
     relations = [kg.relation_id(name) for name in config.training.relations]
-    rules = rules_of(reasoner.policy, kg, horizon=reasoner.horizon, relations=relations)
+    rules = rules_of(
+        reasoner.policy, kg, horizon=reasoner.horizon, mask_inverse=reasoner.mask_inverse, relations=relations
+    )
     save_rules(rules, kg, run.path / "rules.csv")
     run.table(
         "rules",

@@ -26,7 +26,7 @@ from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.losses import HitReward, Reward, ShapedReward
 from tenfold.graph.reasoner import Reasoner
 from tenfold.recipes.kg_ssrl.config import Arm, Config, GraphName
-from tenfold.recipes.kg_ssrl.evaluation import figures_of, rank, valid_triples, write_predictions
+from tenfold.recipes.kg_ssrl.evaluation import figures_of, of_relations, rank, valid_triples, write_predictions
 from tenfold.recipes.kg_ssrl.graphs import graph_file, tag
 from tenfold.recipes.kg_ssrl.learning import (
     STAGES,
@@ -132,21 +132,29 @@ def _train(trial: Trial, reward: Reward) -> Row:
     queries, coordinate = training_queries(config, kg), batch_coordinate(mesh)
     steps, seconds = dict.fromkeys(STAGES, 0), dict.fromkeys(STAGES, 0.0)
     for stage, amount in config.budget.stages(job.arm).items():
+        if stage == "rl" and config.budget.unit == "seconds":
+            amount -= seconds["sl"] - (config.budget.total - amount)  # the last supervised step may end late
+            if amount <= 0:
+                continue
         batches = Queries(queries, settings.batch, job.seed, STAGES.index(stage), *coordinate)
         state = new_state(learner, settings, batches, job.seed)
         if stage == "sl":
             loss = supervised_loss(config, settings, kg, len(queries) // coordinate[1], mesh)
         else:
             loss = reinforced_loss(config, job.base, settings, kg, reward, partial(getattr, state, "step"), mesh)
-            if config.budget.unit == "seconds":
-                amount -= seconds["sl"] - (config.budget.total - amount)  # the last supervised step may end late
         run_stage(trial, stage, state, loss, amount)
         steps[stage], seconds[stage] = state.step, state.seconds
-    found = rank(learner.policy, kg, "test", config, settings)
+    found = rank(learner.policy, kg, of_relations(kg, kg.splits["test"], config), config, settings)
     if is_main():
         folder = model_folder(trial.run.path, job)
         Reasoner(
-            learner.policy, kg.to("cpu"), horizon=settings.horizon, width=settings.width, reduce=config.search.reduce
+            learner.policy,
+            kg.to("cpu"),
+            horizon=settings.horizon,
+            width=settings.width,
+            reduce=config.search.reduce,
+            mask_inverse=config.training.mask_inverse,
+            trained=queries[:, 1].unique().tolist(),
         ).save(folder)
         write_predictions(folder / "predictions.tsv", kg, found["per_query"])
     return {

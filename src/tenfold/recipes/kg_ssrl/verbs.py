@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -23,7 +23,7 @@ from tenfold.graph.readers import read_triples
 from tenfold.graph.reasoner import Answer, Reasoner
 from tenfold.graph.rules import save_rules
 from tenfold.graph.stats import graph_stats
-from tenfold.recipes.kg_ssrl.config import Config, Data, GraphName, Sweep
+from tenfold.recipes.kg_ssrl.config import Config, Data, GraphName, Search, Sweep
 from tenfold.recipes.kg_ssrl.evaluation import rules_of, write_predictions
 from tenfold.recipes.kg_ssrl.experiment import check, plan, train
 from tenfold.recipes.kg_ssrl.findings import graph_table, rule_table
@@ -36,24 +36,24 @@ MOST = 1000  # answers and rules printed
 def answer(
     model: Path,
     /,
-    source: tuple[str, ...] = (),
+    head: tuple[str, ...] = (),
     relation: str = "",
     k: int = 5,
     mask_known: bool = False,
     width: int | None = None,
 ) -> None:
-    """Answer (source, relation, ?): ranked answers with their probabilities and the paths that lead to them.
+    """Answer (head, relation, ?): ranked answers with their probabilities and the paths that lead to them.
 
     Args:
         model: a run folder, or a model folder of one.
-        source: names of entities, one query each.
+        head: names of entities, one query each.
         relation: its name; with _inv at its end it is asked against its direction.
         k: answers of a query.
         mask_known: take away the edges that answer the query in the graph, so that an answer must be found another way.
         width: of the beam; none takes the model's own.
     """
-    for answers in _ask(model, source, relation, k, mask_known, width):
-        if len(source) > 1:
+    for answers in _ask(model, head, relation, k, mask_known, width):
+        if len(head) > 1:
             print(f"{answers[0].source}, {answers[0].relation}, ?")
         for place, each in enumerate(answers, 1):
             print(f"{place:>3}  {each}")
@@ -62,7 +62,7 @@ def answer(
 def explain(
     model: Path,
     /,
-    source: tuple[str, ...] = (),
+    head: tuple[str, ...] = (),
     relation: str = "",
     out: Path = Path("answers.html"),
     k: int = 5,
@@ -73,7 +73,7 @@ def explain(
 
     Args:
         model: a run folder, or a model folder of one.
-        source: names of entities, one query each.
+        head: names of entities, one query each.
         relation: its name; with _inv at its end it is asked against its direction.
         out: the page.
         k: answers of a query.
@@ -81,7 +81,7 @@ def explain(
         width: of the beam; none takes the model's own.
     """
     _check_out(out, ".html")
-    explain_html(_ask(model, source, relation, k, mask_known, width, steps=True), out)
+    explain_html(_ask(model, head, relation, k, mask_known, width, steps=True), out)
     print(out)
 
 
@@ -114,8 +114,15 @@ def rules(
     kg = reasoner.kg
     heads = [kg.relation_id(name) for name in relation]
     found = rules_of(
-        reasoner.policy, kg, horizon=reasoner.horizon, relations=heads, queries=queries, width=width, min_support=min_support
-    )  # fmt: skip
+        reasoner.policy,
+        kg,
+        horizon=reasoner.horizon,
+        mask_inverse=reasoner.mask_inverse,
+        relations=heads,
+        queries=queries,
+        width=width,
+        min_support=min_support,
+    )
     save_rules(found, kg, out)
     for row in rule_table(found, kg, show):
         print(f"{row['confidence']:.2f}  {row['support']:>5} of {row['pairs']:<5}  {row['rule']}")
@@ -128,13 +135,13 @@ def eval_(
     split: Literal["train", "valid", "test"] = "test",
     triples: Path | None = None,
     out: Path | None = None,
+    relation: tuple[str, ...] = (),
     width: int | None = None,
-    eval_mask: Literal["train", "all"] = "train",
-    ties: Literal["realistic", "optimistic", "pessimistic"] = "realistic",
-    unreached: Literal["miss", "rank"] = "miss",
-    unseen: Literal["miss", "drop"] = "miss",
-    mask_inverse: bool = True,
-    both_sides: bool = False,
+    eval_mask: Literal["train", "all"] | None = None,
+    ties: Literal["realistic", "optimistic", "pessimistic"] | None = None,
+    unreached: Literal["miss", "rank"] | None = None,
+    unseen: Literal["miss", "drop"] | None = None,
+    both_sides: bool | None = None,
 ) -> None:
     """Rank the tail of every triple: MRR, Hits@k, coverage, to-one and to-many relations apart.
 
@@ -143,12 +150,13 @@ def eval_(
         split: of the model's own graph.
         triples: rank those of this file in its place; head, relation, tail.
         out: a .tsv file for the rank, the best answer and its path of every query.
+        relation: names; none: those that the walker was trained on.
         width: of the beam; none takes the model's own.
-        eval_mask: the last step may not end on other answers of the training triples, or of all (uses test answers).
+        eval_mask: the last step may not end on other answers of the training triples, or of all (uses test answers). For this and
+            the following, none takes what the run was ranked with.
         ties: rank among equal scores.
         unreached: an answer that the beam did not reach is a miss, or is ranked among all of these.
         unseen: triples with an entity that no training triple has.
-        mask_inverse: as in training.
         both_sides: also rank heads; papers on walkers rank tails only.
     """
     if out is not None:
@@ -156,11 +164,26 @@ def eval_(
     need("--width", width, 1, 1 << 16)
     reasoner = open_model(model)
     kg = reasoner.kg
-    asked: str | torch.Tensor = split
-    if triples is not None:
-        asked = torch.tensor(
-            [(kg.entity_id(h), kg.relation_id(r), kg.entity_id(t)) for h, r, t in read_triples(triples)]
-        )
+    asked = kg.splits[split] if triples is None else _triples_of(triples, kg)
+    wanted = {kg.relation_id(name) for name in relation} if relation else reasoner.trained
+    if wanted is not None:
+        own = asked[torch.isin(asked[:, 1], torch.tensor(sorted(wanted)))]
+        if len(own) < len(asked):
+            print(
+                f"{len(own)} of {len(asked)} triples: {', '.join(kg.relation_names[r] for r in sorted(wanted)[:10])} only"
+            )
+        if not len(own):
+            raise UserError("--relation: no triple to rank is of these relations")
+        asked = own
+    search = _search_of(model)
+    given: dict[str, Any] = {
+        "eval_mask": eval_mask,
+        "ties": ties,
+        "unreached": unreached,
+        "unseen": unseen,
+        "both_sides": both_sides,
+    }
+    search = replace(search, **{name: value for name, value in given.items() if value is not None})
     found = evaluate(
         reasoner.policy,
         kg,
@@ -168,15 +191,15 @@ def eval_(
         width=width or reasoner.width,
         horizon=reasoner.horizon,
         reduce=reasoner.reduce,
-        ties=ties,
-        unreached=unreached,
-        unseen=unseen,
-        eval_mask=eval_mask,
-        mask_inverse=mask_inverse,
-        both_sides=both_sides,
+        ties=search.ties,
+        unreached=search.unreached,
+        unseen=search.unseen,
+        eval_mask=search.eval_mask,
+        mask_inverse=reasoner.mask_inverse,
+        both_sides=search.both_sides,
     )
     per_query = found.pop("per_query")
-    print("heads and tails, filtered" if both_sides else "tails only, filtered")
+    print("heads and tails, filtered" if search.both_sides else "tails only, filtered")
     for name, value in found.items():
         print(f"{name:<18} {value:.4f}" if isinstance(value, float) else f"{name:<18} {value}")
     if out is not None:
@@ -302,6 +325,26 @@ def open_model(path: Path) -> Reasoner:
     return Reasoner.load(_own_model(path, found))
 
 
+def _triples_of(file: Path, kg: KnowledgeGraph) -> torch.Tensor:
+    """The triples of a file as ids [n, 3]."""
+    ids = []
+    for h, r, t in read_triples(file):
+        try:
+            ids.append((kg.entity_id(h), kg.relation_id(r), kg.entity_id(t)))
+        except KeyError as error:
+            raise UserError(f"{file}: triple {h!r}, {r!r}, {t!r}: {error}") from None
+    return torch.tensor(ids)
+
+
+def _search_of(model: Path) -> Search:
+    """What the run of a model was ranked with; the defaults where the model stands alone."""
+    for folder in (model, model.parent.parent):
+        if (folder / "config.json").is_file() and (folder / "run.json").is_file():
+            where = folder / "config.json"
+            return from_json(Config, read_object(where), where=str(where)).search
+    return Search()
+
+
 def _own_model(run: Path, found: Sequence[Path]) -> Path:
     """Of a run's models the one it is about: the first of every list of its config."""
     config = from_json(Config, read_object(run / "config.json"), where=str(run / "config.json"))
@@ -310,16 +353,16 @@ def _own_model(run: Path, found: Sequence[Path]) -> Path:
 
 
 def _ask(
-    model: Path, source: Sequence[str], relation: str, k: int, mask_known: bool, width: int | None, steps: bool = False
+    model: Path, head: Sequence[str], relation: str, k: int, mask_known: bool, width: int | None, steps: bool = False
 ) -> list[list[Answer]]:
     """The answers of every query."""
-    if not source or not relation:
-        raise UserError("--source, --relation: need both, say --source aspirin --relation treats")
+    if not head or not relation:
+        raise UserError("--head, --relation: need both, say --head aspirin --relation treats")
     need("--k", k, 1, MOST)
     need("--width", width, 1, 1 << 16)
     reasoner = open_model(model)
     reasoner.width = width or reasoner.width
-    return reasoner.answer(list(source), relation, k, known="mask" if mask_known else "keep", steps=steps)
+    return reasoner.answer(list(head), relation, k, known="mask" if mask_known else "keep", steps=steps)
 
 
 def _graph(name: str, order: str) -> KnowledgeGraph:
@@ -327,7 +370,7 @@ def _graph(name: str, order: str) -> KnowledgeGraph:
     prepared = [known for known in get_args(GraphName) if known != "files"]
     if name in prepared:
         return build_graph(name, Data())  # type: ignore[arg-type]
-    if not Path(name).exists():
+    if not name or not Path(name).exists():
         raise UserError(f"graph: got {name}, need a folder or file of triples, or one of {', '.join(prepared)}")
     return build_graph("files", Data(path=(Path(name),), order=order))
 
