@@ -188,7 +188,7 @@ NOT_THE_DEFAULT: tuple[dict[str, Any], ...] = (
     {"infer_model": "r", "head": "official", "reuse_encoding": False, "forecast_delta": True, "last_slot_loss": True},
     {"infer_model": "st", "elbo_reduction": "official", "noise_trainable": True, "obs_noise_init": 0.5, "state_only_loss": True},
     {"infer_model": "l", "head": "exponential", "forecast_interv": False, "feed_mask": False, "sys_id_len": 7},
-    {"head": "cox", "em_act": "sigmoid", "pretrain_interv": False, "context_len_to_trigger": 20, "sys_id_weight": None, "ds_nrl": 2},
+    {"head": "cox", "em_act": "sigmoid", "pretrain_interv": False, "sys_id_weight": None, "ds_nrl": 2},
 )  # fmt: skip
 
 

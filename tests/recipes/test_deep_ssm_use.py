@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tenfold.cli import main
 from tenfold.clinical.events import part_of
+from tenfold.clinical.icu12 import EVENTS, free_events
 from tenfold.clinical.meds import write_meds
 from tenfold.clinical.physionet2012 import read_physionet2012, write_npz
 from tenfold.clinical.simulator import HmmIcuSim
@@ -127,7 +128,7 @@ def test_a_table_of_ones_own_is_trained_on_and_predicted(tmp_path: Path, capsys:
     (tmp_path / "n.csv").write_text("pid,when,what,number\n" + "\n".join(rows) + "\n")
     words = ["deep-ssm", "predict", str(run), str(tmp_path / "n.csv"), "--out", str(tmp_path / "p.parquet")]
     assert main([*words, "--subjects", str(tmp_path / "s.csv")]) == 0
-    assert "3 predictions of sepsis\n1 of them without any record" in capsys.readouterr().out
+    assert "3 predictions of sepsis by files-dssm-seed0\n1 of them without any record" in capsys.readouterr().out
     frame = predicted(tmp_path / "p.parquet")
     assert frame["subject_id"].tolist() == ["new0"] * 6 + ["new1"] * 6 + ["new2"] * 6
     assert frame["horizon_hours"].tolist() == [5.0, 10.0, 15.0, 20.0, 25.0, 30.0] * 3
@@ -243,6 +244,12 @@ def test_whatif_forces_a_plan(
     assert ("patient sim3" if more else "60 patients") in printed
     lines = [line for line in printed.splitlines() if line.startswith("kidney")]
     assert "24 slots of 1 h" in lines[0] and "without" in lines[0] and "as forecast" in lines[0]
+
+
+def test_whatif_leaves_out_what_a_plan_decides() -> None:
+    events = [EVENTS["ventilation"], EVENTS["kidney"]]
+    assert free_events(events, ["MechVent"]) == events[1:]
+    assert free_events(events, []) == events
 
 
 def test_a_plan_changes_what_comes_after_it_and_nothing_before(sim_run: Path) -> None:
@@ -451,6 +458,12 @@ def spoil(folder: Path, how: str) -> None:
         (["whatif", "MODEL", "--plan", "treatment=x"], "--plan: got 'treatment=x', need 1 to 24 numbers"),
         (["whatif", "MODEL", "--plan", "treatment"], "--plan: got 'treatment'"),
         (["whatif", "MODEL", "--plan", "treatment=" + "1," * 24 + "1"], "need 1 to 24 numbers"),
+        (["whatif", "MODEL", "--plan", "treatment=1e30"], "need 1 to 24 numbers from 0 to 1"),
+        (["whatif", "MODEL", "--plan", "treatment=0", "treatment=1"], "--plan: got treatment twice"),
+        (["predict", "MODEL", "other.csv", "--cohort", "sim"], "--cohort: got sim, no effect on MODEL"),
+        (["predict", "RIVAL", "other.csv", "--samples", "5"], "--samples: got 5, no effect on"),
+        (["predict", "HALF", "other.csv", "--cohort", "sim"], "sim-dssm-seed0 is not trained yet"),
+        (["train", "tiny", "--network.context-len-to-trigger", "3"], "network.context_len_to_trigger: got one"),
         (["whatif", "MODEL", "--subject", "sim999"], "--subject: got 'sim999'"),
         (["whatif", "MODEL", "--out", "w.txt"], "--out: got w.txt, need a .png"),
         (["whatif", "RIVAL"], "no what-if: need a state-space model with interventions"),
@@ -481,6 +494,7 @@ def test_bad_words_are_one_line(
     (tmp_path / "MODEL").symlink_to(sim_run / "models" / "sim-dssm-seed0")
     (tmp_path / "RIVAL").symlink_to(sim_run / "models" / "sim-lstm-seed0")
     shutil.copytree(sim_run / "models" / "sim-dssm-seed0", tmp_path / "LONE")
+    shutil.copytree(sim_run, tmp_path / "HALF", ignore=shutil.ignore_patterns("*-dssm-*"))
     (tmp_path / "FRESH").symlink_to(Run.create("deep-ssm", "tiny", CONFIG, tmp_path / "made").path)
     (tmp_path / "FOREIGN").symlink_to(Run.create("afm", "tiny", {}, tmp_path / "made").path)
     if words[0] == "whatif" and "MODEL" in words:

@@ -23,6 +23,7 @@ EVENTS: dict[str, EventSpec] = {
     **{name: EventSpec(name, 24.0, 30) for name in ("death30", "hospital_death")},
 }
 DEFAULT_EVENTS = (*ONSETS, "death30")
+DEFINED_BY = {"ventilation": "MechVent"}  # events that are the first use of an intervention
 STATIC_COLUMNS = ("Age", "Gender", "Height", "Weight", *(f"ICUType{kind}" for kind in (1, 2, 3, 4)))
 
 
@@ -66,6 +67,11 @@ def icu12(
         interventions=interventions,
         scaling=scaling,
     )
+
+
+def free_events(events: Sequence[EventSpec], interventions: Sequence[str]) -> list[EventSpec]:
+    """The events that no plan of treatment decides by itself, as `DEFINED_BY` says."""
+    return [event for event in events if DEFINED_BY.get(event.name) not in interventions]
 
 
 def outcomes(stays: Physionet2012, specs: Sequence[EventSpec]) -> dict[EventSpec, Outcome]:

@@ -123,7 +123,11 @@ def run_jobs(
                 count = f"{len(futures) - len(waiting)}/{len(futures)}"
                 progress.update(bar, completed=done.value, finished=count)
                 now = time.monotonic()
-                if not progress.console.is_terminal and now - told > PLAIN_LINE_EVERY and done.value > 0:
+                if (
+                    not progress.console.is_terminal
+                    and now - told > PLAIN_LINE_EVERY
+                    and done.value > expected_seconds / 100
+                ):
                     told, left = now, (now - begun) * (expected_seconds / done.value - 1)
                     share = min(1.0, done.value / expected_seconds)
                     print(f"{title}: {count} done, {share:.0%}, about {max(left, 0) / 60:.0f} min left", flush=True)

@@ -89,7 +89,7 @@ def _read(name: CohortName, data: Data) -> Cohort:
     if data.path is not None and not data.path.exists():
         raise UserError(f"data.path: {data.path} not found; pass --data.path, or train sim, which needs no data")
     if name == "icu12":
-        whole = icu12(data.path, events=data.specs() or DEFAULT_EVENTS)
+        whole = icu12(data.path, events=data.specs() or DEFAULT_EVENTS, mech_vent=data.mech_vent)
     elif name == "mimic3":
         assert data.path is not None
         whole = read_mimic3(data.path, data.specs() or None, context_hours=data.steps)

@@ -26,6 +26,7 @@ class Data(OwnData):
     Args:
         patients: of "sim": simulated patients to learn from; as many again are tested, a third of it validates.
         few: the same of "sim-300", tested on as many as "sim".
+        mech_vent: of "icu12": mechanical ventilation is an intervention; without it, the event ventilation is foreseen from the rest.
         observations: of "files": variables used; none takes all.
         interventions: of "meds" and "files": variables that doctors set; a step is 1 where one is recorded and not 0.
         statics: of "meds" and "files": values that do not change.
@@ -34,6 +35,7 @@ class Data(OwnData):
 
     patients: int = 3000
     few: int = 300
+    mech_vent: bool = True
     observations: tuple[str, ...] = ()
     interventions: tuple[str, ...] = ()
     statics: tuple[str, ...] = ()
@@ -161,6 +163,10 @@ class Config:
             raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 40th")
         for name in ("workers", "log_every", "save_every", "samples"):
             need(name, getattr(self, name), 1)
+        if self.network.context_len_to_trigger is not None:
+            raise ValueError(
+                "network.context_len_to_trigger: got one, need none: a cohort's grid ends at the trigger; see data.steps"
+            )
         own = [name for name in self.cohorts if name in ("mimic3", *OWN_GRID)]
         if own and self.data.path is None:
             raise ValueError(f"data.path: got none, need it with cohort {own[0]}")

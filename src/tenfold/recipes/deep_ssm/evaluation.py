@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 Scores = dict[str, float]
 WINDOWS = (24, 48)  # hours after the trigger
 METRICS = {"c_td": "C Antolini", "c_ipcw": "C IPCW", "c": "C Harrell", "ibs": "IBS", "auc24": "AUC 24 h",
-           "auc48": "AUC 48 h", "mae": "MAE h", "nll": "NLL nat", "d_p": "D-cal. p"}  # fmt: skip
+           "auc48": "AUC 48 h", "mae": "MAE h", "nll": "NLL nat", "d_p": "D-cal. p ≤"}  # fmt: skip
 
 
 @dataclass(frozen=True)

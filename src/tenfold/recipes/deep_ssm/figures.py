@@ -117,10 +117,10 @@ def hazard_figure(events: Sequence[EventSpec], hazards: Mapping[str, Floats]) ->
 
 def correlation_figure(names: Sequence[str], matrices: Mapping[str, Spread]) -> Figure:
     """Correlation of events, a panel each matrix [E, E]; below each value its interval."""
-    size = 2.2 + 0.55 * len(names)
+    size = 2.4 + 0.75 * len(names)
     figure, axes = panels(len(matrices), size, size)
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
-        axis.imshow(matrix.value, cmap="RdBu_r", vmin=-1, vmax=1)
+        image = axis.imshow(matrix.value, cmap="RdBu_r", vmin=-1, vmax=1)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(title, fontsize=9)
@@ -129,7 +129,8 @@ def correlation_figure(names: Sequence[str], matrices: Mapping[str, Spread]) -> 
             axis.text(column, line, f"{value:.2f}", ha="center", va="bottom", fontsize=7, color=colour)
             if line != column:
                 ends = f"{matrix.low[line, column]:.2f} to {matrix.high[line, column]:.2f}"
-                axis.text(column, line + 0.05, ends, ha="center", va="top", fontsize=4.5, color=colour)
+                axis.text(column, line + 0.05, ends, ha="center", va="top", fontsize=6, color=colour)
+    figure.colorbar(image, ax=list(axes), shrink=0.6, label="correlation")
     return figure
 
 
@@ -155,11 +156,11 @@ def calibration_figure(
         axis.plot(predicted, seen, "o-", color=COLOURS["dssm"], markersize=4)
         p = tests[event.name].p_value
         axis.set(
-            title=f"{event.name}: D-calibration p = {p:.2f}", xlabel="predicted risk", xlim=(0, most), ylim=(0, most)
+            title=f"{event.name}: D-calibration p ≤ {p:.2f}", xlabel="predicted risk", xlim=(0, most), ylim=(0, most)
         )
         axis.title.set_fontsize(9)
     axes[0].set_ylabel("seen (Kaplan–Meier)")
-    return figure  # fmt: skip
+    return figure
 
 
 def whatif_figure(

@@ -247,6 +247,7 @@ def note(config: Config, cohort: str) -> str:
         "Patients at risk in the test part; weights of least validation NLL.",
         "C-indices (but Antolini's) rank by the risk within the horizon; censoring weights come from the training part.",
         "The curves of Cox and Kaplan–Meier stand still in slots without a training event; an event there costs them much NLL.",
+        "D-calibration: censored patients are spread over the bins, so that its p is an upper bound; a small one refutes calibration, a large one proves nothing.",
         "MAE is over patients with the event alone, of the mean time within the horizon.",
     ]
     if cohort in SIMULATED:

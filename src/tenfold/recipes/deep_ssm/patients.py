@@ -85,7 +85,9 @@ def _from_physionet(opened: Opened, path: Path) -> EventTimeDataset:
             f"patients: {path} holds PhysioNet files, and the model is of cohort {inputs.cohort}, not icu12"
         )
     events = [event for event in opened.events if event.name in ICU_EVENTS]
-    return icu12(path, events=events, scaling=inputs.scaling, labelled=False)
+    return icu12(
+        path, events=events, mech_vent="MechVent" in inputs.interventions, scaling=inputs.scaling, labelled=False
+    )
 
 
 def _from_mimic3(opened: Opened, path: Path) -> EventTimeDataset:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tenfold.clinical.events import EventTimeDataset
+from tenfold.clinical.icu12 import free_events
 from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.clinical.survival_metrics import d_calibration
@@ -157,7 +158,10 @@ def show_together(
 
 
 def show_what_if(run: Run, cohort: Cohort, model: DeepStateSpace, label: str) -> None:
-    """All test patients under treatment and without it, on average."""
+    """All test patients under treatment and without it, on average; not for events that are a treatment themselves."""
+    events = free_events(cohort.events, cohort.test.intervention_names)
+    if not events:
+        return
     slots, test = max(event.n_slots for event in cohort.events), cohort.test
     batch, width = test.batch(), len(test.intervention_names)
     plans = {"always": torch.ones(slots, width), "never": torch.zeros(slots, width)}
@@ -180,4 +184,4 @@ def show_what_if(run: Run, cohort: Cohort, model: DeepStateSpace, label: str) ->
         f"{label} Mean survival of those at risk where {what} is given always, never, or as the model forecasts it. "
     )
     words += "Dashed: the simulator's law." if truth else "A model of such data shows association; no trial stands behind it."  # fmt: skip
-    run.figure(f"{cohort.name}-what-if", figures.whatif_figure(cohort.events, lines, truth), caption=words)
+    run.figure(f"{cohort.name}-what-if", figures.whatif_figure(events, lines, truth), caption=words)

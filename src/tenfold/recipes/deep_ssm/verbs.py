@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tenfold.clinical.cohort_words import SAME_NAMES, Source, TableColumns
 from tenfold.clinical.events import EventTimeDataset
+from tenfold.clinical.icu12 import free_events
 from tenfold.clinical.meds import write_predictions
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.atomic import replacing
@@ -52,18 +53,22 @@ def predict(
         subjects: of a long table: one row a subject, with static values and perhaps the trigger.
         codes: of MEDS: a JSON file {name: [codes]} for the model's names; none: its own.
         columns: of tables; empty ones are the model's own.
-        samples: average over so many draws of the state at the trigger; 0 takes its mean.
+        samples: average over so many draws of the state at the trigger; 0 takes its mean, which was nearer to the simulator's law.
     """
     if out.suffix.lower() != ".parquet" or not out.parent.is_dir() or out.is_dir():
         raise UserError(f"--out: got {out}, need a .parquet file in a folder that exists")
     need("--samples", samples, 0, 10_000)
     opened = open_model(model, cohort)
+    if samples and not isinstance(opened.model, DeepStateSpace):
+        raise UserError(
+            f"--samples: got {samples}, no effect on {opened.path.name}: only a state-space model draws states"
+        )
     dataset = read_patients(opened, Source(patients, labels, subjects, codes, columns))
     curves = survival_of(opened, dataset, samples=samples)
     write_predictions(out, dataset.ids, prediction_times(dataset), curves, opened.events)
     events = ", ".join(event.name for event in opened.events)
     empty = int((dataset.length == 0).sum())
-    print(f"{out}: {len(dataset)} predictions of {events}")
+    print(f"{out}: {len(dataset)} predictions of {events} by {opened.path.name}")
     if empty:
         print(f"{empty} of them without any record before the prediction: the model's prior")
 
@@ -82,12 +87,14 @@ def whatif(
     columns: TableColumns = SAME_NAMES,
     samples: int = 0,
 ) -> None:
-    """Force a plan of treatment and draw survival with it, without any, and as forecast.
+    """Force a plan of treatment and draw survival with it, without any, and as forecast: association, not effect.
+
+    An event that is itself the first use of an intervention is left out.
 
     Args:
         model: a run folder, or a model folder of one.
         patients: as in predict; none takes the test patients of the run.
-        plan: NAME=1 for all slots after the trigger, NAME=1,1,0 slot by slot (the last value stays); interventions that
+        plan: NAME=1 for all slots after the trigger, NAME=1,1,0 slot by slot, each 0..1 (the last value stays); interventions that
             are not named are withheld. None: all interventions, always.
         subject: whose curves, averaged; none: of all.
         out: a .png, .svg or .pdf file.
@@ -105,6 +112,9 @@ def whatif(
     network = opened.model
     if not isinstance(network, DeepStateSpace) or not opened.inputs.interventions:
         raise UserError(f"{opened.path}: no what-if: need a state-space model with interventions")
+    events = free_events(opened.events, opened.inputs.interventions)
+    if not events:
+        raise UserError(f"{opened.path}: no what-if: its events are the interventions themselves")
     forced = parse_plan(plan, opened.inputs.interventions, max(event.n_slots for event in opened.events))
     if patients is None:
         dataset = _test_patients(model, opened)
@@ -118,14 +128,15 @@ def whatif(
         "as forecast": survival_of(opened, dataset, samples=samples),
     }
     means = {key: {event: curve.mean(0) for event, curve in each.items()} for key, each in curves.items()}
-    figure = figures.whatif_figure(opened.events, means)
+    figure = figures.whatif_figure(events, means)
     with replacing(out) as temporary:
         figure.savefig(temporary, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     who = f"{len(dataset)} patients" if len(dataset) > 1 else f"patient {dataset.ids[0]}"
     print(f"{who}, P(no event) at the horizon; a slot of the plan is a slot of each event")
-    for event in opened.events:
+    for event in events:
         ends = "   ".join(f"{key} {each[event.name][-1]:.3f}" for key, each in means.items())
         print(f"{event.name:<14} {event.n_slots} slots of {event.slot_hours:g} h   {ends}")
+    print("What such patients had in the training data, not what treatment does: no trial stands behind it.")
     print(out)
 
 
@@ -190,11 +201,12 @@ def parse_plan(plan: Sequence[str], interventions: Sequence[str], slots: int) ->
     """Forced interventions [K, U] of NAME=VALUE or NAME=VALUE,VALUE,...
 
     Raises:
-        UserError: an unknown name, a value that is no number, more values than slots.
+        UserError: an unknown or doubled name, a value outside 0..1, more values than slots.
     """
     if not plan:
         return torch.ones(slots, len(interventions))
     forced = torch.zeros(slots, len(interventions))
+    named: set[str] = set()
     for text in plan:
         name, _, values = text.rpartition("=")
         if name not in interventions:
@@ -204,8 +216,11 @@ def parse_plan(plan: Sequence[str], interventions: Sequence[str], slots: int) ->
             numbers = [float(value) for value in values.split(",")]
         except ValueError:
             numbers = []
-        if not 1 <= len(numbers) <= slots or not np.isfinite(numbers).all():
-            raise UserError(f"--plan: got {text!r}, need 1 to {slots} numbers behind {name}=")
+        if not 1 <= len(numbers) <= slots or not all(0 <= number <= 1 for number in numbers):
+            raise UserError(f"--plan: got {text!r}, need 1 to {slots} numbers from 0 to 1 behind {name}=")
+        if name in named:
+            raise UserError(f"--plan: got {name} twice, need one line of values for each")
+        named.add(name)
         numbers += numbers[-1:] * (slots - len(numbers))
         forced[:, list(interventions).index(name)] = torch.tensor(numbers)
     return forced
@@ -218,6 +233,8 @@ def open_model(path: Path, cohort: str | None = None) -> Opened:
         UserError: no such folder, no model in it, or several cohorts to choose from.
     """
     if (path / INPUTS).is_file():
+        if cohort is not None:
+            raise UserError(f"--cohort: got {cohort}, no effect on {path}: it is one model, not a run")
         return read_model(path)
     _, config = _run_of(path)
     chosen = [cohort] if cohort is not None else list(config.cohorts)
@@ -225,11 +242,14 @@ def open_model(path: Path, cohort: str | None = None) -> Opened:
         raise UserError(f"--cohort: got {cohort}, {path} has {', '.join(config.cohorts)}")
     if len(chosen) > 1:
         raise UserError(f"{path} has models of {', '.join(chosen)}; choose one with --cohort")
-    order = sorted((job for job in plan(config) if job.cohort == chosen[0]), key=lambda job: job.method != "dssm")
-    for job in order:
+    jobs = [job for job in plan(config) if job.cohort == chosen[0]]
+    own = [job for job in jobs if job.method == "dssm"] or jobs  # a rival is never taken in the model's place
+    for job in own:
         if (path / "models" / job.name / "config.json").is_file():
             return read_model(path / "models" / job.name)
-    raise UserError(f"no model in {path}: need a run that trained one; single-event models are opened by their folder")
+    raise UserError(
+        f"no model in {path}: {own[0].name} is not trained yet; go on with it (train --resume), or name a folder in models/"
+    )
 
 
 def _run_of(path: Path) -> tuple[Run, Config]:
