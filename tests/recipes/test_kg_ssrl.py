@@ -25,10 +25,12 @@ from tenfold.core.run import Run
 from tenfold.graph.embed import ComplEx, ScorerConfig
 from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.losses import HitReward
+from tenfold.graph.policies import MinervaPolicy
 from tenfold.graph.reasoner import Reasoner
 from tenfold.recipes.kg_ssrl import EXPECTED, PRESETS, Config, train, training
 from tenfold.recipes.kg_ssrl.config import Budget, Data, Reinforced, Search, Shaping, Supervised, Sweep, Training
 from tenfold.recipes.kg_ssrl.config import Walker as WalkerSizes
+from tenfold.recipes.kg_ssrl.evaluation import rewarded_paths
 from tenfold.recipes.kg_ssrl.experiment import check, plan
 from tenfold.recipes.kg_ssrl.findings import make_claims
 from tenfold.recipes.kg_ssrl.graphs import build_graph
@@ -82,7 +84,7 @@ def test_end_to_end_trains_every_arm_of_both_bases_and_reports(config: Config, t
     )
     run = Run.create("kg-ssrl", "tiny", config, tmp_path)
     result = train(config, run)
-    assert len(result.claims) == 2 * 5 * 4
+    assert len(result.claims) == 2 * 5 * 5
     names = [claim.name for claim in result.claims]
     assert "synthetic, minerva: ssrl above rl, MRR" in names
     assert "synthetic, multihop: ssrl-shaped above ssrl, Hits@10" in names
@@ -485,7 +487,7 @@ def test_queries_are_those_of_the_relations_asked_for(config: Config) -> None:
 
 def test_a_claim_pairs_the_seeds_of_two_arms() -> None:
     config = Config(graphs=("umls",), seeds=(0, 1))
-    rows = [{"graph": "umls", "base": "minerva", "arm": arm, "seed": seed, "mrr": mrr, "hits@1": mrr, "hits@3": mrr, "hits@10": mrr}
+    rows = [{"graph": "umls", "base": "minerva", "arm": arm, "seed": seed, "mrr": mrr, "hits@1": mrr, "hits@3": mrr, "hits@10": mrr, "paths": mrr}
             for arm, scores in (("ssrl", (0.7, 0.6)), ("rl", (0.5, 0.4))) for seed, mrr in enumerate(scores)]  # fmt: skip
     claim = make_claims(config, rows)[0]
     assert (claim.value, claim.baseline, claim.seeds, claim.simulator) == (
@@ -495,6 +497,18 @@ def test_a_claim_pairs_the_seeds_of_two_arms() -> None:
         False,
     )
     assert claim.holds and claim.ci95[0] == pytest.approx(0.2)
+
+
+def test_rewarded_paths_are_counted_once_wherever_they_stay(config: Config) -> None:
+    ways = [("s", "r", "t"), *(("s", "x", f"m{i}") for i in range(3)), *((f"m{i}", "y", "t") for i in range(2))]
+    kg = KnowledgeGraph.from_triples(ways, inverse=False)
+    config = replace(config, walker=WalkerSizes(), training=replace(config.training, horizon=3))
+    settings = config.settings("files", "minerva")
+    policy = MinervaPolicy(kg, dim=4, hidden=4)
+    torch.nn.init.zeros_(policy.outer.weight)  # a walk of even chances
+    asked = torch.tensor([[kg.entity_id("s"), kg.relation_id("r"), kg.entity_id("t")]])
+    # The edge in question is not walked; of three ways on from s, two lead to t. 100 walks find both.
+    assert rewarded_paths(policy, kg, asked, config, settings, 0) == 2
 
 
 @pytest.mark.usefixtures("no_report")

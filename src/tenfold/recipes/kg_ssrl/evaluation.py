@@ -12,15 +12,20 @@ import torch
 from torch import Tensor
 
 from tenfold.core.atomic import write_atomic
+from tenfold.core.fit import forward_seed
 from tenfold.graph.beam import beam_search
 from tenfold.graph.embed import Scorer
 from tenfold.graph.environment import WalkEnv
 from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.metrics import Evaluation, evaluate
 from tenfold.graph.policies import Policy
+from tenfold.graph.rollout import rollout
 from tenfold.graph.rules import Rule, mine_rules
 from tenfold.recipes.kg_ssrl.config import Config
+from tenfold.recipes.kg_ssrl.learning import STAGES
 from tenfold.recipes.kg_ssrl.published import Settings
+
+WALKS, ASKED = 100, 200  # walks of a query, and queries, behind the count of rewarded paths
 
 
 def rank(
@@ -63,6 +68,33 @@ def valid_triples(kg: KnowledgeGraph, config: Config) -> Tensor:
     triples = of_relations(kg, kg.splits["valid"], config)
     most = min(len(triples), config.search.valid_queries)
     return triples[torch.linspace(0, len(triples) - 1, most).round().long()]
+
+
+@torch.no_grad()
+def rewarded_paths(
+    policy: Policy[Any], kg: KnowledgeGraph, triples: Tensor, config: Config, settings: Settings, seed: int
+) -> float:
+    """Different paths to the answer that a walker finds in `WALKS` sampled walks of a training query, on average.
+
+    Paths that differ in where they stay are one.
+
+    Args:
+        triples: training queries [n, 3]; at most `ASKED` are walked, evenly picked.
+        seed: of the walks.
+    """
+    most = min(len(triples), ASKED)
+    picked = triples[torch.linspace(0, len(triples) - 1, most).round().long()].to(kg.indptr.device)
+    env = WalkEnv(kg, settings.horizon, mask_inverse=config.training.mask_inverse, known=kg.answers("train"))
+    generator = torch.Generator(picked.device).manual_seed(forward_seed(seed, 0, 0, len(STAGES)))
+    found = 0
+    for part in picked.split(50):
+        end = rollout(policy, env, env.reset(*part.T, rollouts=WALKS), generator=generator).states[-1]
+        stays = end.path_rel == kg.no_op
+        order = stays.long().argsort(dim=1, stable=True)  # the steps that move come first
+        steps = [column.masked_fill(stays, -1).gather(1, order) for column in (end.path_rel, end.path_dst)]
+        paths = torch.cat([end.query[:, None], *steps], 1)
+        found += len(paths[end.node == end.target].unique(dim=0))
+    return found / most
 
 
 def write_predictions(path: Path, kg: KnowledgeGraph, found: Evaluation) -> None:

@@ -15,6 +15,7 @@ from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.rules import Rule
 from tenfold.graph.stats import GraphStats
 from tenfold.recipes.kg_ssrl.config import Config
+from tenfold.recipes.kg_ssrl.evaluation import ASKED, WALKS
 from tenfold.recipes.kg_ssrl.published import SCORES
 
 Row = dict[str, Any]
@@ -34,11 +35,12 @@ PAIRS: tuple[tuple[str, str, str | None], ...] = (
     ("rl-shaped", "rl", None),
 )
 FIGURES = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10"}
+PATHS = f"rewarded paths in {WALKS} walks"
 TAILS = "Tails only, filtered; an answer that the beam does not reach is a miss."
 
 
 def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
-    """Every comparison that was run, paired by seed: MRR and Hits of one arm beside another's at the same budget."""
+    """Every comparison that was run, paired by seed: MRR, Hits and rewarded paths of one arm beside another's at one budget."""
     return [
         compared(config, select(rows, graph=graph, base=base, arm=arm), select(rows, graph=graph, base=base, arm=rival),
                  figure, paper)
@@ -46,7 +48,7 @@ def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
         for base in config.bases
         for arm, rival, paper in PAIRS
         if arm in config.arms and rival in config.arms
-        for figure in FIGURES
+        for figure in (*FIGURES, "paths")
     ]  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def compared(config: Config, mine: Sequence[Row], theirs: Sequence[Row], figure:
         else ""
     )
     return Claim(
-        f"{first['graph']}, {first['base']}: {first['arm']} above {rival['arm']}, {FIGURES[figure]}",
+        f"{first['graph']}, {first['base']}: {first['arm']} above {rival['arm']}, {FIGURES.get(figure, PATHS)}",
         statistics.fmean(values),
         statistics.fmean(baseline),
         "higher",
@@ -101,6 +103,7 @@ def result_table(
             }.items():
                 if all(name in row for row in own):
                     line[title] = plus_minus([100 * row[name] for row in own], 1)
+            line[PATHS] = plus_minus([row["paths"] for row in own], 1)
             line["ceiling of coverage"] = f"{100 * ceiling[config.settings(graph, base).horizon - 1]:.1f}"
             line["steps sl + rl"] = " + ".join(
                 f"{statistics.fmean(row[f'{stage}_steps'] for row in own):.0f}" for stage in ("sl", "rl")
@@ -137,6 +140,7 @@ def result_note(config: Config, graph: str, stats: GraphStats) -> str:
             if search.eval_mask == "train"
             else "training, validation and test triples: more favourable."
         ),
+        f"Rewarded paths: different ones to the answer among {WALKS} walks sampled for each of {ASKED} training queries at most, on average.",
         "Ceiling: share of test answers within the horizon's steps of the training graph.",
     ]
     if stats.unseen["test"]:

@@ -26,7 +26,14 @@ from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.losses import HitReward, Reward, ShapedReward
 from tenfold.graph.reasoner import Reasoner
 from tenfold.recipes.kg_ssrl.config import Arm, Config, GraphName
-from tenfold.recipes.kg_ssrl.evaluation import figures_of, of_relations, rank, valid_triples, write_predictions
+from tenfold.recipes.kg_ssrl.evaluation import (
+    figures_of,
+    of_relations,
+    rank,
+    rewarded_paths,
+    valid_triples,
+    write_predictions,
+)
 from tenfold.recipes.kg_ssrl.graphs import graph_file, tag
 from tenfold.recipes.kg_ssrl.learning import (
     STAGES,
@@ -163,6 +170,7 @@ def _train(trial: Trial, reward: Reward) -> Row:
         **{f"{stage}_steps": steps[stage] for stage in STAGES},
         **{f"{stage}_seconds": seconds[stage] for stage in STAGES},
         **figures_of(found),
+        "paths": rewarded_paths(learner.policy.eval(), kg, queries, config, settings, job.seed),
     }
 
 
