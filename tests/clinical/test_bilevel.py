@@ -123,6 +123,7 @@ def test_checkpoints_stand_at_ends_of_rounds(
     run = Run.create("test", "tiny", {}, tmp_path)
     pretraining(None if outer == "hypergradient" else FixedWeights(torch.ones(16)), outer, save_every=2).run(run)
     assert [row["step"] for row in run.rows()] == steps  # every second round, and the last
+    assert [row["round"] for row in run.rows()] == [2, 3]  # whether or not weights are learned
 
 
 @pytest.mark.parametrize("normalization", ["softmax", "linear"])

@@ -9,6 +9,7 @@ import pytest
 
 from tenfold.clinical.cohort_words import (  # fmt: skip
     SAME_NAMES,
+    Source,
     TableColumns,
     parse_event,
     parse_events,
@@ -88,3 +89,36 @@ def test_data_that_are_not_known(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "no", "not found"), (tmp_path, "need a MEDS folder"), (tmp_path / "a.xlsx", "need a MEDS")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             source_kind(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "message"),
+    [
+        ("labs.csv", {"labels": Path("l.parquet")}, "--labels: no effect on .*labs.csv, which is read as table"),
+        ("labs.csv", {"codes": Path("c.json")}, "--codes: no effect on .*labs.csv, which is read as table"),
+        ("meds", {"subjects": Path("s.csv")}, "--subjects: no effect on .*meds, which is read as meds"),
+        ("meds", {"columns": TableColumns(time="t")}, r"--columns.time: no effect on .*meds, which is read as meds"),
+        ("stays", {"labels": Path("l.parquet")}, "--labels: no effect on .*stays, which is read as physionet"),
+        ("ward", {"subjects": Path("s.csv")}, "--subjects: no effect on .*ward, which is read as mimic3"),
+    ],
+)
+def test_what_a_source_does_not_use_is_refused(place: str, given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    for file in ("labs.csv", "meds/data/0.parquet", "stays/1.txt", "ward/ICUSTAYS.csv"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    with pytest.raises(UserError, match=message):
+        Source(tmp_path / place, **given)
+    assert Source(tmp_path / "labs.csv", subjects=Path("s.csv"), columns=TableColumns("who")).kind == "table"
+
+
+def test_codes_replace_the_models_own_and_name_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "0.parquet").write_text("")
+    own = {"HR": ["LAB//1"], "stroke": ["S"]}  # a model of one event of a run with two
+    assert Source(tmp_path).codes_over(own, ["HR", "drug"]) == {"HR": ["LAB//1"], "drug": ["drug"]}
+    codes = tmp_path / "codes.json"
+    codes.write_text('{"HR": ["LAB//2"], "stroke": ["T"]}')
+    assert Source(tmp_path, codes=codes).codes_over(own, ["HR"]) == {"HR": ["LAB//2"]}
+    codes.write_text('{"HRR": ["LAB//2"]}')
+    with pytest.raises(UserError, match=r"codes.json: got 'HRR' \(did you mean HR\?\), need names of the model: HR"):
+        Source(tmp_path, codes=codes).codes_over(own, ["HR"])

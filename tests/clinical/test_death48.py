@@ -13,8 +13,9 @@ import torch
 
 from tenfold.clinical.death48 import death48
 from tenfold.clinical.events import EventSpec, EventTimeDataset
-from tenfold.clinical.forecast_data import ForecastDataset, forecast_from_events
+from tenfold.clinical.forecast_data import ForecastDataset, Reading, forecast_from_events
 from tenfold.clinical.physionet2012 import HOURLY, read_physionet2012
+from tenfold.clinical.series import Scaling
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +56,15 @@ def test_history_is_filled_and_the_future_is_not(cohort: ForecastDataset, data_d
     future, future_mask = series.grid(10, start=24.0, rules=HOURLY)
     assert np.array_equal(cohort.mask, mask)
     assert np.array_equal(cohort.y_mask, future_mask)
-    assert cohort.scaling is not None
-    scaled = np.clip(cohort.scaling.apply(values, mask), -5, 5)
+    scaling = cohort.reading.scaling
+    assert scaling is not None
+    scaled = np.clip(scaling.apply(values, mask), -5, 5)
     stay, feature = 0, cohort.features.index("HR")
     last = 0.0
     for step in range(24):
         last = scaled[stay, step, feature] if mask[stay, step, feature] else last
         assert cohort.x[stay, step, feature] == last
-    assert np.array_equal(cohort.y, np.clip(cohort.scaling.apply(future, future_mask), -5, 5))
+    assert np.array_equal(cohort.y, np.clip(scaling.apply(future, future_mask), -5, 5))
     assert (cohort.y[~cohort.y_mask] == 0).all()
     assert np.abs(cohort.x).max() <= 5
 
@@ -187,3 +189,61 @@ def test_event_times_become_forecasts() -> None:
     assert data.eligible.ravel().tolist() == [True, False, True]  # the second left before the grid ended
     with pytest.raises(ValueError, match=r"horizon: got 4, need 1\.\.3"):
         forecast_from_events(events, horizon=4)
+
+
+def short_subjects(names: tuple[str, ...] = ("a",), **scaling: Any) -> EventTimeDataset:
+    """Six steps to the trigger of which the value tells the number; the second subject has four of them, the third none."""
+    length = np.array([6, 4, 0])
+    left = length[:, None] - np.arange(6)  # as survival models read them: the first steps hold what there is
+    mask = np.repeat(left[..., None] > 0, len(names), axis=2)
+    return EventTimeDataset(
+        x=np.repeat(left[..., None], len(names), axis=2),
+        mask=mask,
+        u=np.zeros((3, 6, 0)),
+        length=length,
+        static=np.zeros((3, 0), np.float32),
+        time_hours=np.ones((3, 1)),
+        observed=np.ones((3, 1), bool),
+        at_risk=np.ones((3, 1), bool),
+        events=(EventSpec("kidney", 2.0, 3),),
+        observation_names=names,
+        scaling=scaling,
+    )
+
+
+def test_every_subjects_future_ends_with_the_trigger() -> None:
+    data = forecast_from_events(short_subjects(), horizon=2)
+    assert data.x[..., 0].tolist() == [[6, 5, 4, 3], [0, 0, 4, 3], [0, 0, 0, 0]]
+    assert data.mask[..., 0].tolist() == [[True] * 4, [False, False, True, True], [False] * 4]
+    assert data.y[..., 0].tolist() == [[2, 1], [2, 1], [0, 0]]
+    assert data.y_mask[..., 0].tolist() == [[True] * 2, [True] * 2, [False] * 2]
+
+
+def test_a_flag_is_observed_before_the_first_record_too() -> None:
+    scaling = Scaling(("a", "b"), (0.0, 0.0), (9.0, 9.0), (3.0, 1.0), (2.0, 4.0))
+    data = forecast_from_events(short_subjects(("a", "b"), observations=scaling), horizon=2, flags=("b", "absent"))
+    assert data.mask[..., 1].all() and data.y_mask[..., 1].all() and not data.mask[2, :, 0].any()
+    assert data.x[1, :, 1].tolist() == [-0.25, -0.25, 4, 3]  # (0 - 1) / 4 where nobody wrote
+
+
+def test_a_reading_bounds_and_fills() -> None:
+    x = np.array([[[7.0], [0.0], [-9.0], [0.0]]], np.float32)
+    mask = np.array([[[True], [False], [True], [False]]])
+    assert Reading(largest=5.0).history(x, mask).ravel().tolist() == [5, 5, -5, -5]
+    assert Reading(largest=5.0, fill=False).history(x, mask).ravel().tolist() == [5, 0, -5, 0]
+    assert Reading().history(x, mask).ravel().tolist() == [7, 7, -9, -9]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"largest": 0.0}, "largest: got 0.0, need a finite number > 0"),
+        ({"largest": np.inf}, "largest: got inf"),
+        ({"scaling": Scaling(("a",), (0.0,), (1.0,), (), (1.0,))}, r"scaling.mean: got 0 numbers, need 1 \(names\)"),
+        ({"scaling": Scaling(("a",), (0.0,), (1.0,), (0.0,), (0.0,))}, r"scaling.sd: got \(0.0,\), need finite numbers > 0"),
+        ({"scaling": Scaling(("a",), (0.0,), (np.nan,), (0.0,), (1.0,))}, r"scaling.high: got \(nan,\), need finite"),
+    ],
+)  # fmt: skip
+def test_a_reading_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reading(**changed)

@@ -81,6 +81,8 @@ def test_slots_refuse(time: list[float], observed: list[int], beyond: Any, messa
         (("a", 0.0, 1), r"slot_hours: got 0.0, need > 0 \(event 'a'\)"),
         (("a", float("nan"), 1), "slot_hours: got nan"),
         (("a", 1.0, 0), "n_slots: got 0, need at least 1"),
+        (("a", 1e308, 1), r"slot_hours: got 1e\+308, need > 0 \(event 'a'\), at most 1000000"),
+        (("a", 1.0, 10**9), r"n_slots: got 1000000000, need at least 1 \(event 'a'\), at most 10000"),
         (("a", 1.0, 1, -1.0), "weight: got -1.0"),
     ],
 )

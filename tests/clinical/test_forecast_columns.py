@@ -55,7 +55,12 @@ def test_what_is_not_observed_may_be_anything() -> None:
     x[0, 1, 2], mask[0, 1, 2] = np.nan, 0
     mask[1, 0, 0] = 0  # filled forward, say: it stays
     read = read_columns("X", {"x": x, "mask": mask}, ("x", "mask"))
-    assert read["x"][0, 1, 2] == 0 and read["x"][1, 0, 0] == 12
+    assert read["x"][0, 1, 2] == X[0, 0, 2] and read["x"][1, 0, 0] == 12
+    assert read_columns("X", {"x": x, "mask": mask}, ("x", "mask"), fill=False)["x"][0, 1, 2] == 0
+    x[0, 0, 2], mask[0, 0, 2] = np.nan, 0
+    assert (read_columns("X", {"x": x, "mask": mask}, ("x", "mask"))["x"][0, :2, 2] == 0).all()  # nothing before it
+    futures = read_columns("X", {"y": x, "y_mask": mask}, ("y", "y_mask"))
+    assert futures["y"][0, 1, 2] == 0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from tenfold.clinical import long_table, tables
 from tenfold.clinical.events import EventSpec, EventTimeDataset, part_of
 from tenfold.clinical.long_table import LongColumns, read_long_table
 from tenfold.core.errors import UserError
@@ -129,11 +130,48 @@ def test_prediction_needs_no_outcomes(tmp_path: Path) -> None:
         (MEASURED, OUTCOMES + "a,2,1,0,1\n", "o.csv: subject 'a' stands in several rows, need one a subject"),
         (MEASURED, OUTCOMES.replace("death_observed", "dead"), "o.csv: no column death_observed"),
         (MEASURED, OUTCOMES.splitlines()[0] + "\n", "o.csv: holds no subject"),
+        (MEASURED + "a,1,HR,1e300\n", OUTCOMES, "m.csv row 8, column value: got '1e300', need a finite number"),
+        (
+            MEASURED,
+            "id,trigger,death_hours,death_observed,age\na,2030-01-01T02:00,30,1,50\n",
+            "o.csv, column trigger: got dates and times, need numbers as in .*m.csv, column time",
+        ),
+        (
+            "id,time,variable,value\na,2030-01-01T01:00,HR,80\n",
+            OUTCOMES,
+            "o.csv, column trigger: got numbers, need dates and times as in .*m.csv, column time",
+        ),
     ],
 )
 def test_faults_are_named(measured: str, outcomes: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, measured, outcomes)
+
+
+def test_all_blocks_of_a_table_are_on_one_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = tmp_path / "later.csv"
+    later.write_text("id,time,variable,value\na,2030-01-01T01:00,HR,80\n")
+    blocks = lambda path, names: [*tables.read_blocks(path, names), *tables.read_blocks(later, names)]  # noqa: E731
+    monkeypatch.setattr(long_table, "read_blocks", blocks)
+    with pytest.raises(UserError, match=r"later.csv row 1, column time: got '2030-01-01T01:00', need a number"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"observations": ["HR", "Nope"]}, "m.csv, column variable: no row is of 'Nope'$"),
+        ({"observations": ["Tmp"]}, r"m.csv, column variable: no row is of 'Tmp' \(did you mean Temp\?\)"),
+        ({"interventions": ["drug"]}, r"m.csv, column variable: no row is of 'drug' \(did you mean Drug\?\)"),
+        ({"rules": {"Nope": "sum"}}, "rules: got 'Nope', need one of HR, Temp, Drug"),
+    ],
+)
+def test_names_without_a_row_are_refused_where_all_are_needed(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    assert len(read(tmp_path, **changed)) == 4
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, need_all=True, **changed)
 
 
 def test_without_a_training_part_a_warning_says_what_the_scaling_is_from(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def after(hours: float) -> datetime.datetime:
 RECORDS: list[tuple[int, datetime.datetime | None, str, float | None]] = [
     (1, None, "GENDER//F", None),
     (1, None, "AGE", 50.0),
+    (1, after(-1e6), "MEDS_BIRTH", None),
+    (1, after(-1e5), "GENDER//F", None),
     (1, after(0), "LAB//HR", 80.0),
     (1, after(0.5), "LAB//HR//new", 90.0),
     (1, after(1.5), "DRUG", None),
@@ -37,8 +39,9 @@ RECORDS: list[tuple[int, datetime.datetime | None, str, float | None]] = [
     (1, after(5.0), "KIDNEY", None),
     (1, after(9.0), "KIDNEY", None),
     (2, None, "AGE", 60.0),
+    (2, after(-1e6), "MEDS_BIRTH", None),
     (2, after(1.0), "LAB//HR", 70.0),
-    (2, after(7.0), "OTHER", None),
+    (2, after(7.0), "OTHER", float("inf")),  # of no code that is read
 ]
 CODES = {
     "HR": ["LAB//HR", "LAB//HR//new"],
@@ -105,7 +108,7 @@ def test_each_label_is_a_row(tmp_path: Path) -> None:
 
 
 def test_death_is_the_default_event(tmp_path: Path) -> None:
-    folder_of(tmp_path, [*RECORDS[:8], (1, after(26.0), "MEDS_DEATH", None), *RECORDS[8:]])
+    folder_of(tmp_path, [*RECORDS[:10], (1, after(26.0), "MEDS_DEATH", None), *RECORDS[10:]])
     data = read_meds(tmp_path, {"HR": ["LAB//HR"]}, steps=2, scaling={})
     assert [event.name for event in data.events] == ["death"]
     assert data.observed.ravel().tolist() == [True, False]
@@ -115,14 +118,16 @@ def test_death_is_the_default_event(tmp_path: Path) -> None:
 def test_times_out_of_order_are_sorted_with_a_warning(tmp_path: Path) -> None:
     plain = read(folder_of(tmp_path / "a", RECORDS))
     with pytest.warns(UserWarning, match="0.parquet: times of a subject are not in order"):
-        data = read(folder_of(tmp_path / "b", RECORDS[:8][::-1] + RECORDS[8:]))
+        data = read(folder_of(tmp_path / "b", RECORDS[:10][::-1] + RECORDS[10:]))
     for name in ARRAYS:
         assert np.array_equal(getattr(data, name), getattr(plain, name)), name
 
 
-def test_a_subject_with_static_records_only(tmp_path: Path) -> None:
-    folder_of(tmp_path, [*RECORDS, (3, None, "AGE", 30.0)])
-    assert read(tmp_path).ids == ["1", "2"]
+@pytest.mark.parametrize("record", [(3, None, "AGE", 30.0), (3, after(-9.0), "MEDS_BIRTH", None)])
+def test_a_subject_without_a_record_to_count_from(tmp_path: Path, record: tuple[Any, ...]) -> None:
+    folder_of(tmp_path, [*RECORDS, (3, None, "AGE", 30.0), record])
+    with pytest.warns(UserWarning, match="1 of 3 subjects have no observation or intervention to count from: left out"):
+        assert read(tmp_path).ids == ["1", "2"]
     data = read(tmp_path, labels=labels_of(tmp_path / "l.parquet", [(3, after(0))]))
     assert (data.length.tolist(), data.at_risk.tolist(), data.static[0, 0]) == ([0], [[False]], 30.0)
 
@@ -230,6 +235,8 @@ def test_nothing_is_overwritten_and_ids_are_numbers(tmp_path: Path) -> None:
         write_meds(small(), tmp_path)
     with pytest.raises(UserError, match=r"ids: MEDS needs whole numbers .*'a'"):
         write_meds(small(ids=["a", "b", "c", "d"]), tmp_path / "new")
+    with pytest.raises(UserError, match="ids: MEDS needs whole numbers in their plain spelling, got '01' for 1"):
+        write_meds(small(ids=["01", "1", "2", "3"]), tmp_path / "new")
     with pytest.raises(UserError, match="ids: a subject has several rows"):
         write_meds(small(ids=["1", "1", "2", "3"]), tmp_path / "new")
 
@@ -245,6 +252,66 @@ def test_bad_arguments(changed: dict[str, Any], error: type[Exception], message:
     folder_of(tmp_path, RECORDS)
     with pytest.raises(error, match=message):
         read(tmp_path, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"drug": ["DRUGS"]}, r"no record with a time has a code of 'drug' \(DRUGS\) \(did you mean DRUG\?\)"),
+        ({"HR": ["AGE"]}, r"no record with a time has a code of 'HR' \(AGE\)"),
+        ({"kidney": ["KIDNEYS", "X"]}, r"no record with a time has a code of 'kidney' \(KIDNEYS, X\)"),
+        ({"age": ["MEDS_BIRTH"]}, r"no record without a time has a code of 'age' \(MEDS_BIRTH\)"),
+        ({"lactate": []}, r"no record with a time has a code of 'lactate' \(\)"),
+    ],
+)
+def test_names_without_a_record_are_refused_where_all_are_needed(
+    tmp_path: Path, changed: dict[str, list[str]], message: str
+) -> None:
+    options: dict[str, Any] = {"interventions": ["drug"], "statics": ["age", "female"], "steps": 2, "scaling": {}}
+    folder_of(tmp_path, RECORDS)
+    assert read(tmp_path, need_all=True, rules={"drug": "sum"}).u[0, 1].tolist() == [1.0]
+    with pytest.raises(UserError, match=message):
+        read_meds(tmp_path, CODES | changed, [KIDNEY], need_all=True, **options)
+    with pytest.raises(UserError, match=r"rules: got 'drog' \(did you mean drug\?\), need one of HR, drug"):
+        read(tmp_path, need_all=True, rules={"drog": "sum"})
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"subject_id": pa.array([], pa.int64())}, "its data hold no subject"),
+        ({"time": pa.nulls(2, pa.timestamp("us"))}, r"holds no record with a time of any variable \(HR, drug, ...\)"),
+        ({"code": pa.array(["a", "b"])}, r"holds no record with a time of any variable \(HR, drug, ...\)"),
+        ({"time": pa.array([0, 1])}, "0.parquet, column time: got int64, need a date and time"),
+        ({"numeric_value": pa.array(["7", "b"])}, "0.parquet row 2, column numeric_value: got 'b', need a number"),
+        ({"numeric_value": pa.array([1.0, np.inf])}, "0.parquet row 2, column numeric_value: got 'inf', need a finite"),
+        (
+            {"numeric_value": pa.array([1e39, 1.0])},
+            r"0.parquet row 1, column numeric_value: got '1e\+39', need a finite",
+        ),
+    ],
+)
+def test_faulty_columns_are_named(tmp_path: Path, column: dict[str, pa.Array], message: str) -> None:
+    columns = {
+        "subject_id": pa.array([1, 1]),
+        "time": pa.array([after(0), after(1)], pa.timestamp("us")),
+        "code": pa.array(["LAB//HR", "DRUG"]),
+        "numeric_value": pa.array([1.0, 2.0]),
+    } | column
+    (tmp_path / "data").mkdir()
+    count = len(columns["subject_id"])
+    table = pa.table({name: values[:count] for name, values in columns.items()})
+    pq.write_table(table, tmp_path / "data" / "0.parquet")
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+
+
+def test_labels_without_a_row(tmp_path: Path) -> None:
+    folder_of(tmp_path, RECORDS)
+    table = pa.table({"subject_id": pa.array([], pa.int64()), "prediction_time": pa.array([], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "l.parquet")
+    with pytest.raises(UserError, match=r"l.parquet: holds no row, need a subject_id and a prediction_time in each"):
+        read(tmp_path, labels=tmp_path / "l.parquet")
 
 
 def test_faulty_folders_are_named(tmp_path: Path) -> None:
@@ -289,6 +356,23 @@ def test_predictions(tmp_path: Path) -> None:
         write_predictions(tmp_path / "p.parquet", ["4", "3"], times, {"kidney": curve[:, 1:]}, [KIDNEY])
     with pytest.raises(ValueError, match=r"survival\['kidney'\]: got values outside 0\.\.1"):
         write_predictions(tmp_path / "p.parquet", ["4", "3"], times, {"kidney": curve + 0.5}, [KIDNEY])
+
+
+@pytest.mark.parametrize(
+    ("ids", "written"),
+    [
+        (["4", "-3"], [4, -3]),
+        (["001", "1"], ["001", "1"]),
+        (["1_0", "10"], ["1_0", "10"]),
+        (["1", " 1"], ["1", " 1"]),
+        (["1", "\u0661"], ["1", "\u0661"]),
+        (["1", str(2**63)], ["1", str(2**63)]),
+    ],
+)
+def test_subjects_keep_their_ids(tmp_path: Path, ids: list[str], written: list[Any]) -> None:
+    nat, curve = np.full(2, np.datetime64("NaT", "us")), np.ones((2, 4))
+    write_predictions(tmp_path / "p.parquet", ids, nat, {"kidney": curve}, [KIDNEY])
+    assert pq.read_table(tmp_path / "p.parquet")["subject_id"].to_pylist()[::3] == written
 
 
 def test_predictions_of_subjects_named_by_text_and_without_a_clock(tmp_path: Path) -> None:

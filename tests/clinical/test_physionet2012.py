@@ -123,6 +123,10 @@ def test_a_stay_without_measurements(tmp_path: Path) -> None:
         (HEADER + STAY + "00:10,Pulse,5\n", "5.txt row 8, column Parameter: got 'Pulse', need a variable"),
         (HEADER + STAY + "00:10,HR,fast\n", "5.txt row 8, column Value: got 'fast', need a number"),
         (HEADER + STAY + "00:10,HR,nan\n", "5.txt row 8, column Value: got 'nan'"),
+        (
+            HEADER + STAY + "00:10,HR,1e300\n",
+            r"5.txt row 8, column Value: got '1e300', need a number \(single precision\)",
+        ),
         (HEADER + STAY + "00:10,HR,1_0\n", "5.txt row 8, column Value: got '1_0'"),
         (HEADER + STAY + "00:10,HR,é\n", "5.txt row 8, column Value: got 'é'"),
         (HEADER + STAY.replace(",5\n", ",6\n", 1), "5.txt: got RecordID 6, need 5, the name of the file"),

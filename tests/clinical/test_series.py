@@ -132,5 +132,7 @@ def test_scaling_undone_and_kept() -> None:
     assert Scaling.from_dict(json.loads(json.dumps(scaling.as_dict()))) == scaling
     with pytest.raises(ValueError, match=r"values: got 3 columns, need 2 \(a, b\)"):
         scaling.apply(np.zeros((1, 3)), np.ones((1, 3), dtype=bool))
-    with pytest.raises(ValueError, match="scaling: got lengths"):
+    with pytest.raises(ValueError, match=r"scaling.mean: got 1 numbers, need 2 \(names\)"):
         Scaling.from_dict({**scaling.as_dict(), "mean": [0.0]})
+    with pytest.raises(ValueError, match=r"scaling.sd: got \(0.0, 1.0\), need finite numbers > 0"):
+        Scaling.from_dict({**scaling.as_dict(), "sd": [0.0, 1.0]})

@@ -283,6 +283,10 @@ def test_folder_gives_the_model_back(tmp_path: Path) -> None:
     for change, message in (
         ({"z_dim": 4}, "tensors do not fit"),
         ({"obs_nmlp": 10**9}, "more layers"),
+        ({"ctran_nmlp": 10**9}, "more layers"),
+        ({"interv_nmlp": 10**9}, "more layers"),
+        ({"z_dim": 10**9}, "config.json: got sizes that no weights have"),
+        ({"z_dim": 10**30}, "config.json: got sizes that no weights have"),
         ({"kind": "Cox"}, "kind: got 'Cox'"),
         ({"infer_model": "x"}, "infer_model"),
         ({"events": []}, "events"),
@@ -309,7 +313,7 @@ def test_folder_gives_the_model_back(tmp_path: Path) -> None:
         ({"sys_id_weight": -1.0}, "sys_id_weight: got -1.0"),
         ({"n_interv": 0, "forecast_interv": True}, "forecast_interv: got True with n_interv = 0"),
         ({"events": ()}, "events: got none, need at least one EventSpec"),
-        ({"events": (EVENTS[0], EVENTS[0])}, "events: got a, a, need different names"),
+        ({"events": (EVENTS[0], EVENTS[0])}, "events: got a, a, need names that differ"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:

@@ -50,6 +50,11 @@ def test_small_blocks_are_the_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("t.csv", b"a,b\n1,2\n3,x\n", "t.csv row 2, column b: got 'x', need a number"),
         ("t.csv", b"a,b\n1,inf\n", "t.csv row 1, column b: got 'inf', need a finite number"),
+        ("t.csv", b"a,b\n1,-4e38\n", r"t.csv row 1, column b: got '-4e38', need a finite number \(single precision\)"),
+        ("t.csv", b"a,b\n1,nan\n", "t.csv row 1, column b: got 'nan', need a finite number"),
+        ("t.csv", b"a,B,B\n1,2,3\n", "t.csv: columns B, B: need one column b"),
+        ("t.csv", b"a,b,b\n1,2,3\n", "t.csv: columns b, b: need one column b"),
+        ("t.csv", b"A,AA,b,A\n1,2,3,4\n", "t.csv: columns A, A: need one column a"),
         ("t.csv", b"a\n1\n", "t.csv: no column b; it has a"),
         ("t.csv", b"a,b\n1,2\n3\n", r"t.csv: cannot be read \(.*Row #3"),
         ("t.csv", b"", "t.csv: cannot be read"),
@@ -82,7 +87,7 @@ def test_the_row_is_right_in_a_later_block(tmp_path: Path, monkeypatch: pytest.M
     [
         ("integers", "row 3, column a: got '2020-01-01', need a whole number"),
         ("texts", "row 2, column a: got an empty entry, need text"),
-        ("times", "row 1, column a: got '1', need a date and time"),
+        ("times", "row 1, column a: got '1', need a date and time without a time zone"),
         ("hours", "row 3, column a: got '2020-01-01', need a number"),
     ],
 )
@@ -93,6 +98,31 @@ def test_empty_and_mixed_entries(kind: str, message: str, tmp_path: Path) -> Non
     (tmp_path / "t.csv").write_text("a,b\n1,1\n,1\n")
     with pytest.raises(UserError, match="row 2, column a: got an empty entry, need a whole number"):
         read_columns(tmp_path / "t.csv", ("a",)).integers("a")
+
+
+@pytest.mark.parametrize("text", ["2020-01-01T00:00:00Z", "2020-01-01 00:00:00+01:00"])
+def test_a_time_zone_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"a,b\n{text},1\n")
+    with pytest.raises(UserError, match=r"row 1, column a: got '2020.*', need a date and time without a time zone"):
+        read_columns(tmp_path / "t.csv", ("a",)).hours("a")
+
+
+def test_what_parquet_holds_as_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"time": [1, 2], "value": [np.nan, 2.0], "odd": [np.inf, 2.0]}), tmp_path / "t.parquet")
+    block = read_columns(tmp_path / "t.parquet", ("time", "value", "odd"))
+    assert np.array_equal(block.numbers("value"), [np.nan, 2.0], equal_nan=True)  # as some writers say empty
+    with pytest.raises(UserError, match="row 1, column odd: got 'inf', need a finite number"):
+        block.numbers("odd")
+    with pytest.raises(UserError, match="column time: got int64, need a date and time without a time zone in each row"):
+        block.times("time")
+
+
+def test_of_columns_that_differ_in_case_the_one_spelt_alike_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("ID,id,Id\n1,2,3\n")
+    for name, value in (("ID", 1), ("id", 2), ("Id", 3)):
+        assert read_columns(tmp_path / "t.csv", (name,)).integers(name).tolist() == [value]
+    with pytest.raises(UserError, match=r"t.csv: columns ID, id, Id: need one column iD"):
+        read_columns(tmp_path / "t.csv", ("iD",))
 
 
 def test_a_table_of_no_rows(tmp_path: Path) -> None:

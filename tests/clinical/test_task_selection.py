@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tenfold.clinical.forecast_data import ForecastDataset
+from tenfold.clinical.forecast_data import ForecastDataset, Reading
 from tenfold.clinical.forecast_model import ForecastModel
 from tenfold.clinical.planted_forecast import PlantedForecast
 from tenfold.clinical.selection_config import SelectConfig
-from tenfold.clinical.task_selection import AutoSelect, Mode, Result, fit_mode, read_weights_csv, weights_csv
+from tenfold.clinical.series import forward_fill
+from tenfold.clinical.task_selection import AutoSelect, Mode, Result, fit_mode
+from tenfold.clinical.task_weighting import read_weights_csv, weights_csv
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 
@@ -129,6 +133,83 @@ def test_probabilities_as_scikit_learn_gives_them() -> None:
     assert isinstance(estimator.encoder_, nn.Module)
 
 
+def filled(data: ForecastDataset) -> ForecastDataset:
+    return dataclasses.replace(data, x=forward_fill(data.x, data.mask), reading=Reading())
+
+
+@pytest.mark.parametrize("data", [DATA, filled(DATA)], ids=["zeros", "filled"])
+def test_missing_values_are_read_as_in_training(data: ForecastDataset, tmp_path: Path) -> None:
+    """Whichever way the training series were filled, and whoever trained."""
+    part = data.split("outcome")
+    train, known, val, test = (
+        data.batch(rows, target)
+        for rows, target in ((data.split()["train"], None), (part["train"], "outcome"), (part["valid"], "outcome"), (part["test"], None))
+    )  # fmt: skip
+    by_mode, by_hand = run("pretrain", data).estimator, AutoSelect(SMALL).fit(train, known, val)
+    assert by_mode is not None
+    by_mode.save(tmp_path)
+    holes = np.where(test["mask"], test["x"], np.nan)
+    for estimator in (by_mode, AutoSelect.load(tmp_path), by_hand):
+        expected = estimator.predict_proba(test)
+        np.testing.assert_allclose(estimator.predict_proba(holes), expected, rtol=1e-6)
+        np.testing.assert_allclose(estimator.predict_proba({"x": holes, "mask": test["mask"]}), expected, rtol=1e-6)
+    # Trained on NaN, it is the same as trained on what they stand for.
+    torn = {**train, "x": np.where(train["mask"], train["x"], np.nan)}
+    again = AutoSelect(SMALL, reading=data.reading).fit(torn, known, val)
+    assert np.array_equal(again.predict_proba(test), by_hand.predict_proba(test))
+
+
+def test_a_network_of_ones_own_is_not_saved(tmp_path: Path) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            inner = ForecastModel(16, 3, 3, generator=torch.Generator().manual_seed(0))
+            self.encoder, self.decoder, self.head = inner.encoder, inner.decoder, inner.head
+
+    estimator = AutoSelect(SMALL, model=Own()).fit(columns(False), columns(True), columns(True, "valid"))
+    with pytest.raises(ValueError, match="model: got Own, need a ForecastModel"):
+        estimator.save(tmp_path / "own")
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"config": {"rounds": 0}}, "rounds: got 0, need at least 1"),
+        ("config.json", {"config": {"state_size": 10**8}}, "state_size: got 100000000, need at most"),
+        ("config.json", {"config": {"state_size": 4}}, "tensors do not fit config.json: decoder"),
+        ("config.json", {"n_features": 10**9}, "tensors do not fit config.json: decoder"),
+        ("config.json", {"n_features": 10**30}, "got sizes that no weights have"),
+        ("config.json", {"n_features": 0}, "n_features: got 0, need at least 1"),
+        ("config.json", {"reading": {"largest": -1.0}}, "reading: largest: got -1.0"),
+        ("config.json", {"names": "r1"}, 'config.json: names: got "r1"'),
+        ("weights.csv", "task,weight,round\n", "got weights of , need those of r1, r2"),
+        ("weights.csv", "task,weight,round\nr1,1.0,0\n", "got weights of r1, need those of r1, r2"),
+        ("weights.csv", "task,round\nr1,0\n", "need columns task, weight, round"),
+        ("weights.csv", "task,weight,round\nr1,1.0,0\nr2,0.0,0\nr1,1.0,1\n", "got 3 lines of 2 tasks"),
+        ("weights.csv", "task,weight,round\nr1,high,0\n", "could not convert string to float"),
+        ("model.safetensors", float("nan"), "weights that are not finite: encoder.lstm.bias_hh_l0"),
+    ],
+)  # fmt: skip
+def test_damaged_folders_are_named(file: str, change: Any, message: str, tmp_path: Path) -> None:
+    fitted().save(tmp_path)
+    if isinstance(change, dict):
+        content = json.loads((tmp_path / file).read_text())
+        for key, value in change.items():
+            content[key] = {**content[key], **value} if isinstance(value, dict) else value
+        (tmp_path / file).write_text(json.dumps(content))
+    elif isinstance(change, str):
+        (tmp_path / file).write_text(change)
+    else:
+        tensors = load_file(tmp_path / file)
+        save_file(
+            {name: t * change if name == "encoder.lstm.bias_hh_l0" else t for name, t in tensors.items()},
+            tmp_path / file,
+        )
+    with pytest.raises(UserError, match=message):
+        AutoSelect.load(tmp_path)
+
+
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     estimator = fitted()
     estimator.save(tmp_path)
@@ -136,10 +217,7 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     test = columns(True, "test")
     assert np.array_equal(loaded.predict_proba(test), estimator.predict_proba(test))
     assert loaded.weights_ == estimator.weights_ and loaded.config == estimator.config
-    assert np.array_equal(loaded.history_, estimator.history_)
-    (tmp_path / "config.json").write_text('{"config": {"rounds": 0}}')
-    with pytest.raises(UserError, match="not a saved AutoSelect"):
-        AutoSelect.load(tmp_path)
+    assert np.array_equal(loaded.history_, estimator.history_) and loaded.reading_ == Reading(fill=False)
 
 
 def test_a_selection_transfers() -> None:

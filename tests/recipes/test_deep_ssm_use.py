@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,6 +27,7 @@ from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.recipes.deep_ssm import Config, train
+from tenfold.recipes.deep_ssm.cohorts import build_cohort
 from tenfold.recipes.deep_ssm.config import NETWORK, Data, Rivals, Training
 from tenfold.recipes.deep_ssm.folder import Opened, read_model
 from tenfold.recipes.deep_ssm.verbs import parse_plan, survival_of
@@ -201,8 +204,49 @@ def test_codes_map_the_names_of_a_model_to_those_of_a_hospital(sim_run: Path, tm
     assert frames[0].equals(frames[1])  # fmt: skip
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_birth_does_not_move_a_prediction(labelled: bool, sim_run: Path, tmp_path: Path) -> None:
+    dataset = replace(HmmIcuSim().dataset(8, 7), ids=[str(row) for row in range(8)], length=np.full(8, 9))
+    frames = []
+    for name in ("plain", "born"):
+        root = tmp_path / name
+        write_meds(dataset, root)
+        if name == "born":
+            table = pq.read_table(root / "data" / "0.parquet")
+            births = [
+                {"subject_id": row, "time": datetime.datetime(1960, 1, 1), "code": "MEDS_BIRTH"} for row in range(8)
+            ]
+            pq.write_table(
+                pa.concat_tables([pa.Table.from_pylist(births, table.schema), table]), root / "data" / "0.parquet"
+            )
+        words = [
+            "deep-ssm",
+            "predict",
+            str(sim_run / "models" / "sim-dssm-seed0"),
+            str(root),
+            "--out",
+            f"{root}.parquet",
+        ]
+        assert main([*words, *(["--labels", str(root / "labels.parquet")] if labelled else [])]) == 0
+        frames.append(predicted(Path(f"{root}.parquet")))
+    assert frames[0].equals(frames[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"), [("x0", ["x_0"]), ("treatment", ["treat"]), ("circulatory", ["Circulatory"])]
+)
+def test_codes_that_occur_nowhere_are_not_trained_on(name: str, codes: list[str], tmp_path: Path) -> None:
+    dataset = replace(HmmIcuSim(horizon=6).dataset(40, 5), ids=[str(row) for row in range(40)])
+    write_meds(dataset, tmp_path / "meds")
+    own = {name: [name] for name in (*dataset.observation_names, "treatment", "circulatory")}
+    (tmp_path / "codes.json").write_text(json.dumps(own | {name: codes}))
+    data = Data(path=tmp_path / "meds", codes=tmp_path / "codes.json", events=("circulatory=6x1",), interventions=("treatment",))  # fmt: skip
+    with pytest.raises(UserError, match=rf"no record with a time has a code of '{name}' .*did you mean {name}"):
+        build_cohort("meds", replace(CONFIG, cohorts=("meds",), data=data), 0)
+
+
 def test_meds_folders_are_trained_on(tmp_path: Path) -> None:
-    dataset = replace(HmmIcuSim(horizon=6).dataset(80, 3), ids=[str(row) for row in range(80)])
+    dataset = replace(HmmIcuSim(horizon=6).dataset(80, 5), ids=[str(row) for row in range(80)])
     write_meds(dataset, tmp_path / "meds")
     codes = {name: [name] for name in (*dataset.observation_names, "treatment", "kidney", "death")}
     (tmp_path / "codes.json").write_text(json.dumps(codes))
@@ -289,7 +333,6 @@ def test_rivals_are_read_back_bit_for_bit(name: str, sim_run: Path) -> None:
     opened = read_model(sim_run / "models" / f"sim-{name}-seed0")
     assert isinstance(opened, Opened)
     row = Run.open(sim_run).load_stage(f"sim-{name}-seed0")
-    from tenfold.recipes.deep_ssm.cohorts import build_cohort
     from tenfold.recipes.deep_ssm.evaluation import predict, score
 
     cohort = build_cohort("sim", replace(CONFIG, methods=Config().methods, cohorts=("sim", "sim-300")), 0)
@@ -320,6 +363,49 @@ def test_damaged_model_folders_are_named(
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(UserError, match=message):
+        read_model(folder)
+
+
+ODD_SCALING = {"observations": {"names": ["x0"], "low": [0], "high": [1], "mean": [0], "sd": [0]}}
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "place", "value", "message"),
+    [
+        ("dssm", "config.json", ["z_dim"], 10**9, "config.json: got sizes that no weights have; the file is damaged"),
+        ("lstm", "config.json", ["rivals", "width"], 10**9, "config.json: got sizes that no weights have"),
+        ("mlp", "config.json", ["rivals", "width"], 10**6, "tensors do not fit config.json"),
+        ("dssm", "config.json", ["events", 0, "n_slots"], 10**9, "config.json: events.0: n_slots: got 1000000000"),
+        ("cox", "config.json", ["events", 0, "slot_hours"], 1e308, "config.json: events.0: slot_hours: got 1e"),
+        ("dssm", "inputs.json", ["steps"], 10**9, "inputs.json: steps: got 1000000000, need at least 1, at most 10000"),
+        ("dssm", "inputs.json", ["step_hours"], 1e308, "inputs.json: step_hours: got 1e"),
+        ("boosting", "inputs.json", ["observations", 0], "x1", "inputs.json: observations: got x1, x1, x2"),
+        ("dssm", "inputs.json", ["scaling"], ODD_SCALING, "inputs.json: scaling.observations.sd: got"),
+    ],
+)
+def test_settings_of_a_damaged_folder_are_bounded(
+    method: str, file: str, place: list[Any], value: Any, message: str, sim_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sim_run / "models" / f"sim-{method}-seed0", folder)
+    content = inner = json.loads((folder / file).read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("method", ["dssm", "lstm", "cox", "boosting"])
+def test_weights_that_are_not_finite_are_named(method: str, sim_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sim_run / "models" / f"sim-{method}-seed0", folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and tensor.numel())
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"model: weights that are not finite: {name}"):
         read_model(folder)
 
 
@@ -377,7 +463,7 @@ def test_a_model_and_other_columns_do_not_go_together(sim_run: Path, tmp_path: P
         (["tiny", "--data.rules", "Urine=max"], "rules: got 'Urine=max', need NAME=mean"),
         (["icu12", "--data.events", "sepsis"], "event: got 'sepsis'; known: kidney, circulatory"),
         (["icu12", "--data.path", "absent"], "data.path: absent not found"),
-        (["icu12", "--data.path", "EMPTY"], "physionet2012_a.npz not found in"),
+        (["icu12", "--data.path", "EMPTY"], "physionet2012_a.npz not found in EMPTY; pass --data.path, or train sim"),
         (["tiny", "--cohorts", "mimic3", "--data.path", "EMPTY"], "table PATIENTS not found in"),
         (["tiny", "--cohorts", "mimic3"], "data.path: got none, need it with cohort mimic3"),
         (["laptop", "--cohorts", "icu12", "mimic3", "--data.path", "EMPTY"], "need one cohort that reads it"),
@@ -391,6 +477,11 @@ def test_a_model_and_other_columns_do_not_go_together(sim_run: Path, tmp_path: P
         ([*OWN, "TABLES", "NOBODY"], "files, event 'sepsis': nobody of its train part"),
         ([*OWN, "TABLES", "CENSORED"], "files, event 'sepsis': seen in nobody of the train part; leave cox out"),
         ([*OWN, "TABLES", "FEW"], "1 patients leave the"),
+        ([*OWN, "TABLES", "CLOCK"], "o.csv, column at: got numbers, need dates and times as in m.csv, column when"),
+        ([*OWN, "TABLES", "LATE"], "data.path: m.csv: no observation lies in the 4 steps before a prediction"),
+        ([*OWN, "--data.observations", "HR", "WCB", "TABLES", ""], "m.csv, column what: no row is of 'WCB' (did you mean WBC?)"),
+        ([*OWN, "--data.interventions", "drog", "TABLES", ""], "no row is of 'drog' (did you mean drug?)"),
+        ([*OWN, "--data.rules", "Nope=sum", "TABLES", ""], "rules: got 'Nope', need one of HR, WBC, drug"),
     ],
     ids=lambda value: " ".join(map(str, value))[-60:] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -434,6 +525,10 @@ def spoil(folder: Path, how: str) -> None:
         rest = [[*row[:3], "0", *row[4:]] for row in rest]
     elif how == "FEW":
         rest = rest[:1]
+    elif how == "CLOCK":
+        rest = [[row[0], "4", *row[2:]] for row in rest]
+    elif how == "LATE":
+        rest = [[row[0], "2029-01-01T04:00", *row[2:]] for row in rest]
     outcomes.write_text("\n".join([head, *(",".join(row) for row in rest)]) + "\n")
 
 
@@ -453,7 +548,16 @@ def spoil(folder: Path, how: str) -> None:
         (["predict", "MODEL", "EMPTY", "--out", "p.csv"], "--out: got p.csv, need a .parquet file"),
         (["predict", "MODEL", "EMPTY", "--out", "no/p.parquet"], "in a folder that exists"),
         (["predict", "MODEL", "EMPTY", "--samples", "-1"], "--samples: got -1"),
-        (["predict", "MODEL", "other.csv", "--codes", "bad.json"], "bad.json: HR: need a list of codes"),
+        (["predict", "MODEL", "MEDS", "--codes", "bad.json"], "bad.json: HR: need a list of codes"),
+        (
+            ["predict", "MODEL", "MEDS", "--codes", "odd.json"],
+            "odd.json: got 'x19' (did you mean x1?), need names of the model",
+        ),
+        (["predict", "MODEL", "MEDS", "--subjects", "s.csv"], "--subjects: no effect on MEDS, which is read as meds"),
+        (
+            ["predict", "MODEL", "other.csv", "--labels", "l.parquet"],
+            "--labels: no effect on other.csv, which is read as table",
+        ),
         (["whatif", "MODEL", "--plan", "drug=1"], "--plan: got 'drug=1', need NAME=VALUE with one of treatment"),
         (["whatif", "MODEL", "--plan", "treatment=x"], "--plan: got 'treatment=x', need 1 to 24 numbers"),
         (["whatif", "MODEL", "--plan", "treatment"], "--plan: got 'treatment'"),
@@ -490,6 +594,9 @@ def test_bad_words_are_one_line(
     (tmp_path / "other.csv").write_text("id,time,variable,value\na,0,Pulse,70\n")
     (tmp_path / "torn.csv").write_text("id,time,variable,value\na,0,x0,1\na,1,x0,high\n")
     (tmp_path / "bad.json").write_text('{"HR": 7}')
+    (tmp_path / "odd.json").write_text('{"x19": []}')
+    (tmp_path / "MEDS" / "data").mkdir(parents=True)
+    (tmp_path / "MEDS" / "data" / "0.parquet").write_text("")
     (tmp_path / "RUN").symlink_to(sim_run)
     (tmp_path / "MODEL").symlink_to(sim_run / "models" / "sim-dssm-seed0")
     (tmp_path / "RIVAL").symlink_to(sim_run / "models" / "sim-lstm-seed0")

@@ -29,7 +29,7 @@ from tenfold.recipes.meta_forecast.evaluation import by_seed, resampled_auc
 from tenfold.recipes.meta_forecast.experiment import check, plan, transfer_plan
 from tenfold.recipes.meta_forecast.findings import make_claims
 from tenfold.recipes.meta_forecast.folder import read_model
-from tenfold.recipes.meta_forecast.tables import gap_table, score_table, top_table
+from tenfold.recipes.meta_forecast.tables import gap_table, score_table, share_table, top_table
 from tenfold.recipes.meta_forecast.training import Job, effective_size, finetuned, train_one
 
 FEW = SelectConfig(rounds=2, inner_steps=2, head_steps=2, lookahead=2, batch_size=16, state_size=3, classifier_steps=5, save_every=1)  # fmt: skip
@@ -81,7 +81,7 @@ def test_end_to_end_trains_and_reports(config: Config, tmp_path: Path) -> None:
         "sim: first order at least pretrain (all) + .10",
         "sim: first order at least supervised (same labels) + .02",
         "sim: first order at least .5 + .70 (oracle - .5)",
-        "sim: first order at least pretrain (useful tasks) - .05",
+        "sim: first order at least pretrain (tasks 0 to 3) - .05",
     ]
     assert all(claim.simulator and claim.seeds == 2 and claim.holds is not None for claim in result.claims)
     figures = {file.stem for file in (run.path / "figures").glob("*.png") if file.stat().st_size > 5000}
@@ -312,6 +312,8 @@ def test_several_processes_are_refused(config: Config, monkeypatch: pytest.Monke
 
 def test_names_of_jobs() -> None:
     assert Job("sim", "first_order", 0.5, 2).name == "sim-first_order-0.5pct-seed2"
+    assert Job("sim", "first_order", 50.0, 2).name == "sim-first_order-50pct-seed2"
+    assert Job("sim", "first_order", 50.00001, 2).name == "sim-first_order-50.00001pct-seed2"
     config = replace(PRESETS["laptop"], seed=(0,), label_percent=(1.0,), mode=("first_order",), draws=2)
     assert [job.name for job in transfer_plan(config)] == [
         *(f"death48-long_stay-{mode}-1pct-seed0" for mode in ("supervised", "pretrain", "first_order")),
@@ -359,6 +361,7 @@ def test_claims_pair_the_seeds_and_lay_the_bar() -> None:
     claims = {claim.name: claim for claim in make_claims(config, rows)}
     bar = claims["death48: first order (frozen), 1 % of labels, at least supervised + 0.02"]
     assert bar.value == pytest.approx(0.77) and bar.baseline == pytest.approx(0.765) and bar.holds
+    assert "the rival has 0.7450" in bar.how  # which no reader should have to compute from the bar
     assert claims["death48: first order (fine-tuned), 10 % of labels, at least pretrain (all) - .005"].holds
     assert not claims["death48: supervised LSTM at least .76, 100 % of labels"].holds
     best = claims["death48: first order (frozen), 100 % of labels, within .01 of the best other mode (logistic regression)"]  # fmt: skip
@@ -396,6 +399,8 @@ def test_weights_are_held_against_the_loudest_task() -> None:
 
 def test_tables_of_one_seed_and_of_missing_modes() -> None:
     rows = [row_of("first_order", 0, 0.7), row_of("pretrain", 0, 0.65), row_of("logistic", 0, 0.75)]
+    near = [row_of("first_order", 0, 0.7, percent) for percent in (50.0, 50.00001)]
+    assert [list(line)[2:] for line in share_table(near)] == [["50.00001 %", "50 %"]] * 2
     assert [line["AUC-ROC"] for line in score_table(rows)] == ["0.700", "0.700", "0.650", "0.650", "0.750"]
     gaps = gap_table(rows, "first_order", None)
     assert [(line["encoder"], line["against"], line["difference"]) for line in gaps][:2] == [

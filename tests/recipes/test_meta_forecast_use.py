@@ -14,20 +14,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from tenfold.cli import main
+from tenfold.clinical.cohort_words import Source
+from tenfold.clinical.death48 import death48
 from tenfold.clinical.events import EventSpec, part_of
 from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.meds import write_meds
 from tenfold.clinical.mimic3 import TABLES, read_mimic3
 from tenfold.clinical.physionet2012 import read_physionet2012, write_npz
+from tenfold.clinical.planted_forecast import PlantedForecast
 from tenfold.clinical.selection_config import SelectConfig
 from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.core.config import from_json
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.recipes.meta_forecast import PRESETS, Config, train
-from tenfold.recipes.meta_forecast.cohorts import build_cohort
+from tenfold.recipes.meta_forecast.cohorts import Cohort, build_cohort, known_target
 from tenfold.recipes.meta_forecast.config import MODES, CohortName, Data
+from tenfold.recipes.meta_forecast.evaluation import Resampling
 from tenfold.recipes.meta_forecast.folder import read_model, read_weights
+from tenfold.recipes.meta_forecast.patients import read_histories
 from tenfold.recipes.meta_forecast.runs import Choice, model_folder
 
 FEW = SelectConfig(rounds=2, inner_steps=2, head_steps=2, lookahead=2, batch_size=16, state_size=3, classifier_steps=5)
@@ -78,12 +83,37 @@ def icu_run(tmp_path_factory: pytest.TempPathFactory, stays: Path) -> Path:
     return train_without_pictures(config, tmp_path_factory.mktemp("icu"))
 
 
+def long_table(path: Path, ids: list[str], x: Any, mask: Any, names: tuple[str, ...]) -> None:
+    """What was observed, a row each, on the grid whose first step is hour 0."""
+    lines = [
+        f"{ids[row]},{step + 0.5},{names[variable]},{float(x[row, step, variable])!r}"
+        for row, step, variable in np.argwhere(mask).tolist()
+    ]
+    path.write_text("\n".join(["id,time,variable,value", *lines]) + "\n")
+
+
 def predicted(path: Path) -> Any:
     table = pq.read_table(path)
     assert table.column_names == ["subject_id", "prediction_time", "target", "probability"]
     chances = table["probability"].to_numpy()
     assert ((chances > 0) & (chances < 1)).all()
     return table.to_pandas()
+
+
+# The simulator.
+
+
+def test_simulated_subjects_in_a_table_are_predicted_as_they_were_scored(sim_run: Path, tmp_path: Path) -> None:
+    data = build_cohort("sim", SIM, 0).data
+    with np.load(sim_run / "models" / "sim-first_order-100pct-seed0" / "predictions.npz") as kept:
+        ids, chance = kept["ids"].tolist(), kept["finetuned"]
+    rows = [data.ids.index(one) for one in ids]
+    long_table(tmp_path / "m.csv", ids, data.x[rows], data.mask[rows], data.features)
+    (tmp_path / "s.csv").write_text("id,trigger\n" + "".join(f"{one},6\n" for one in ids))
+    out = tmp_path / "p.parquet"
+    words = ["meta-forecast", "predict", sim_run, tmp_path / "m.csv", "--subjects", tmp_path / "s.csv", "--out", out]
+    assert main([str(word) for word in words]) == 0
+    np.testing.assert_allclose(predicted(out)["probability"], chance, rtol=1e-5)
 
 
 # Intensive care.
@@ -105,6 +135,27 @@ def test_the_runs_own_test_stays_are_predicted_as_they_were_scored(
     np.testing.assert_allclose(frame["probability"], tuned, rtol=1e-5)
     assert main(["meta-forecast", "predict", str(icu_run), str(tmp_path), "--out", str(out), "--use", "frozen"]) == 0
     np.testing.assert_allclose(predicted(out)["probability"], frozen, rtol=1e-5)
+
+
+def test_stays_in_a_table_are_read_as_in_training(icu_run: Path, stays: Path, tmp_path: Path) -> None:
+    opened = read_model(model_folder(icu_run))
+    trained = death48(stays)
+    series = read_physionet2012(stays, ["a"]).series()
+    rows = [
+        f"{trained.ids[stay]},{hour!r},{series.columns[column]},{float(value)!r}"
+        for stay, hour, column, value in zip(
+            series.subject.tolist(), series.hours.tolist(), series.column.tolist(), series.value, strict=True
+        )
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(["id,time,variable,value", *rows]) + "\n")
+    (tmp_path / "s.csv").write_text("id,trigger\n" + "".join(f"{one},24\n" for one in trained.ids))
+    read = read_histories(opened, Source(tmp_path / "m.csv", subjects=tmp_path / "s.csv"))
+    # Among them late first records and values beyond five standard deviations.
+    begins = np.array([series.hours[series.subject == row].min() for row in range(len(trained))])
+    assert (begins >= 1).sum() > 10 and (np.abs(trained.x) == 5).any()
+    assert read.ids == trained.ids and read.empty == 0
+    np.testing.assert_array_equal(read.mask, trained.mask)
+    np.testing.assert_allclose(read.x, trained.x, atol=1e-5)
 
 
 def test_raw_files_without_outcomes_and_a_csv(icu_run: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -186,14 +237,16 @@ def test_compare_trains_every_mode_of_a_preset(
 
 
 def long_tables(folder: Path, patients: int = 80) -> None:
-    """Two lab values over nine hours, an event after them; with other names of columns and dates."""
+    """Two lab values over nine hours, of some less, an event after them; with other names of columns and dates."""
     rng = np.random.default_rng(0)
     measured, outcomes = ["pid,when,what,number"], ["pid,at,sepsis_hours,sepsis_observed"]
     for row in range(patients):
         hours = rng.integers(1, 30) if row % 2 else 40  # within the grid, or free of it
         outcomes.append(f"p{row},2030-01-01T09:00,{hours},{row % 2}")
         measured += [
-            f"p{row},2030-01-01T0{hour}:30,{what},{rng.normal():.3f}" for hour in range(9) for what in ("HR", "WBC")
+            f"p{row},2030-01-01T0{hour}:30,{what},{rng.normal():.3f}"
+            for hour in range(row % 5, 9)
+            for what in ("HR", "WBC")
         ]
     for name, lines in (("m", measured), ("o", outcomes)):
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
@@ -216,13 +269,12 @@ def test_a_table_of_ones_own_is_trained_on_and_predicted(tmp_path: Path, capsys:
     with np.load(run / "models" / "files-first_order-100pct-seed0" / "predictions.npz") as kept:
         ids, chance = kept["ids"], kept["finetuned"]
     assert len(ids) > 5
-    # The prediction is made where the history ends, three hours before the trigger of the training table.
-    (tmp_path / "s.csv").write_text("pid,at\n" + "".join(f"{one},2030-01-01T06:00\n" for one in ids))
-    base = ["meta-forecast", "predict", str(run), str(tmp_path / "m.csv"), "--subjects", str(tmp_path / "s.csv")]
+    # The training tables again: the trigger means what it meant, and the prediction is made three hours before it.
+    base = ["meta-forecast", "predict", str(run), str(tmp_path / "m.csv"), "--subjects", str(tmp_path / "o.csv")]
     assert main([*base, "--out", str(tmp_path / "p.parquet")]) == 0
     frame = predicted(tmp_path / "p.parquet")
-    assert frame["subject_id"].tolist() == ids.tolist() and str(frame["prediction_time"][0]) == "2030-01-01 06:00:00"
-    np.testing.assert_allclose(frame["probability"], chance, rtol=1e-5)
+    assert len(frame) == 80 and set(map(str, frame["prediction_time"])) == {"2030-01-01 06:00:00"}
+    np.testing.assert_allclose(frame.set_index("subject_id").loc[ids, "probability"], chance, rtol=1e-5)
     # Nothing at or after the prediction is read.
     lines = (tmp_path / "m.csv").read_text().splitlines()
     late = [line.rsplit(",", 1)[0] + ",999" if "T06" in line or "T07" in line else line for line in lines]
@@ -231,8 +283,8 @@ def test_a_table_of_ones_own_is_trained_on_and_predicted(tmp_path: Path, capsys:
     assert predicted(tmp_path / "q.parquet").equals(frame)
     # Other names of columns, and somebody of whom nothing is known.
     (tmp_path / "n.csv").write_text("who,when,what,number\na,2030-01-01T05:30,HR,1\n")
-    (tmp_path / "s.csv").write_text("who,at\na,2030-01-01T06:00\nb,2030-01-01T06:00\n")
-    base[3] = str(tmp_path / "n.csv")
+    (tmp_path / "s.csv").write_text("who,at\na,2030-01-01T09:00\nb,2030-01-01T09:00\n")
+    base[3], base[5] = str(tmp_path / "n.csv"), str(tmp_path / "s.csv")
     assert main([*base, "--out", str(tmp_path / "r.csv"), "--columns.subject", "who"]) == 0
     assert "1 of them without any value before the prediction" in capsys.readouterr().out
 
@@ -252,7 +304,13 @@ def test_meds_folders_are_trained_on_and_predicted(tmp_path: Path) -> None:
     words = ["meta-forecast", "predict", str(folder), str(tmp_path / "meds"), "--out", str(out)]
     assert main([*words, "--labels", str(tmp_path / "meds" / "labels.parquet")]) == 0
     frame = predicted(out)
-    assert frame["subject_id"].tolist() == list(range(100, 300)) and frame["prediction_time"].notna().all()
+    assert frame["subject_id"].tolist() == list(range(100, 300))
+    with np.load(path / "models" / "meds-first_order-100pct-seed0" / "predictions.npz") as kept:
+        ids, chance = kept["ids"].astype(int), kept["finetuned"]
+    np.testing.assert_allclose(frame.set_index("subject_id").loc[ids, "probability"], chance, rtol=1e-5)
+    labels = pq.read_table(tmp_path / "meds" / "labels.parquet").to_pandas()
+    made = labels.set_index("subject_id")["prediction_time"].loc[frame["subject_id"]] - np.timedelta64(2, "h")
+    assert frame["prediction_time"].tolist() == made.tolist()
 
 
 def mimic_tables(folder: Path, patients: int = 60) -> None:
@@ -318,7 +376,8 @@ def test_mimic_reads_the_values_that_the_reader_reads(tmp_path: Path) -> None:
     place = plain.observation_names.index("Creatinine")
     ours = cohort.data.y[:, :, cohort.data.features.index("Creatinine")]
     np.testing.assert_allclose(ours, plain.x[:, 48:, place], rtol=1e-6)
-    assert cohort.data.targets == ("kidney",) and cohort.scaling is not None and "SpO2" in cohort.scaling.names
+    scaling = cohort.data.reading.scaling
+    assert cohort.data.targets == ("kidney",) and scaling is not None and "SpO2" in scaling.names
 
 
 # Models of a run.
@@ -337,27 +396,112 @@ def test_a_model_is_chosen_by_what_it_is(icu_run: Path) -> None:
     ("file", "content", "message"),
     [
         ("inputs.json", None, "file not found"),
+        ("inputs.json", {"history": 10**9}, "history: got 1000000000"),
+        ("inputs.json", {"gap": -1}, "gap: got -1"),
+        ("inputs.json", {"step_hours": 0}, "step_hours: got 0"),
+        ("inputs.json", {"variables": ["r1", "r1"]}, "variables: got r1, r1, need names that differ"),
+        ("inputs.json", {"cohort": "files"}, "its scaling is not that of cohort files"),
+        ("config.json", {"reading": {"scaling": {"names": ["a"], "low": [0], "high": [1], "mean": [0], "sd": []}}}, "scaling.sd: got 0 numbers, need 1"),
+        ("config.json", {"reading": {"scaling": {"names": ["a"], "low": [0], "high": [1], "mean": [0], "sd": [0]}}}, "scaling.sd: got .*need finite numbers > 0"),
+        ("weights.csv", "task,weight,round\n", "got weights of , need those of r1"),
+        ("weights.csv", "task,weight,round\nr1,1.0,0\n", "got weights of r1, need those of r1"),
         ("inputs.json", "{", "not valid JSON"),
         ("inputs.json", '{"cohort": "sim"}', "inputs.json: target: missing"),
         ("inputs.json", '{"cohort": "sim", "target": "t", "variables": ["a"], "history": 6}', "its variables are not those of the weights"),
         ("config.json", None, "file not found"),
-        ("config.json", '{"config": {}}', "not a saved AutoSelect"),
-        ("config.json", '{"config": {"state_size": 4}, "names": null, "n_features": 16, "horizon": 3}', "not a saved AutoSelect"),
+        ("config.json", '{"config": {}}', "config.json: reading: missing"),
         ("model.safetensors", "x", "not a whole safetensors file"),
         ("model.safetensors", None, "weights not found"),
         ("weights.csv", None, "not a saved AutoSelect"),
     ],
 )  # fmt: skip
 def test_damaged_model_folders_are_named(
-    file: str, content: str | None, message: str, sim_run: Path, tmp_path: Path
+    file: str, content: str | dict[str, Any] | None, message: str, sim_run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder(sim_run, Choice(use="frozen")), folder)
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content)
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(UserError, match=message):
         read_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cohort": "death48"}, "cohort: got 'death48', need one of sim"),
+        ({"cohort": "ward"}, "cohort: got"),
+        ({"scores": {}}, "scores: got none"),
+        ({"scores": {"frozen": {}}}, "scores.frozen: got {}, need finite auc_roc"),
+        ({"percent": "x"}, "percent: got"),
+        ({"labels": 3}, "labels: got 3"),
+        ({"labels": {}}, "labels: got {}, need train and valid"),
+        ({"mode": "best"}, "mode: got"),
+        ({"name": "../other"}, "name: got '../other', need 'sim-first_order-100pct-seed0'"),
+        ({"weights": {"r1": "high"}}, "weights.r1: got"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", ["report", "predict"])
+def test_damaged_rows_are_named(
+    verb: str,
+    change: dict[str, Any],
+    message: str,
+    sim_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sim_run, run)
+    stage = run / "stages" / "sim-first_order-100pct-seed0.json"
+    stage.write_text(json.dumps(json.loads(stage.read_text()) | change))
+    words = [str(run), str(stage)] if verb == "predict" else [str(run)]
+    assert (
+        main(["meta-forecast", verb, *words, *(["--out", str(tmp_path / "p.csv")] if verb == "predict" else [])]) == 2
+    )
+    error = capsys.readouterr().err.strip()
+    assert message in error and str(stage) in error and len(error.splitlines()) == 1, error
+
+
+@pytest.mark.parametrize("how", ["torn", "absent", "other use", "not finite", "another length"])
+def test_damaged_predictions_are_named(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "job" / "predictions.npz"
+    path.parent.mkdir()
+    label, score = np.array([True, False]), np.array([0.5, np.nan if how == "not finite" else 0.2])
+    if how != "absent":
+        arrays = {"finetuned" if how == "other use" else "frozen": score[: 1 if how == "another length" else 2]}
+        np.savez(path, label=label, **arrays)  # type: ignore[arg-type]
+    if how == "torn":
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"job/predictions.npz: no whole predictions of 'frozen'"):
+        Resampling(tmp_path).interval([("job", "frozen")], [("job", "frozen")])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (["nan"] + ["0.1"] * 15, "w.csv: w: got [nan, "),
+        (["0"] * 16, "need finite numbers from 0, one of them > 0"),
+        (["-1"] + ["0.1"] * 15, "w.csv: w: got [-1.0, "),
+        (["1e39"] + ["0.1"] * 15, "w.csv: w: got [inf, "),
+        (["high"] * 16, "w.csv: no weights of tasks, need columns task, weight, round"),
+        ([], "w.csv: no weights of tasks, need columns task, weight, round (it is empty)"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value else "",
+)
+def test_damaged_weights_are_refused_before_there_is_a_run(
+    weights: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{name},{weight},0" for name, weight in zip(PlantedForecast().features, weights, strict=False)]
+    (tmp_path / "w.csv").write_text("\n".join(["task,weight,round", *lines]) + "\n")
+    words = ["tiny", "--mode", "given_weights", "--transfer_from", str(tmp_path / "w.csv")]
+    assert main(["meta-forecast", "train", *words, "--runs-dir", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1, error
+    assert not (tmp_path / "runs").exists()
 
 
 # Bad input.
@@ -383,6 +527,7 @@ def test_damaged_model_folders_are_named(
         (["tiny", "--simulated.top-k", "17"], "sim: top_k: got 17, need 1..16"),
         (["tiny", "--simulated.init", "0.1"], "sim: init: got"),
         (["tiny", "--simulated.horizon", "11"], "sim: horizon: got 11, need 1..10"),
+        (["tiny", "--simulated.state-size", "100000000"], "state-size: got 100000000, need at most 8192"),
         (["tiny", "--select.rounds", "10"], "select.rounds: no effect on cohort sim"),
         (["tiny", "--mode", "pretrain-subset"], "mode"),
         (["tiny", "--mode", "pretrain_subset"], "need select.include or select.exclude"),
@@ -410,6 +555,9 @@ def test_damaged_model_folders_are_named(
         (["own"], "data.path: measurements.csv not found"),
         (["death48", "--cohort", "files", "--data.path", "m.csv"], "outcomes: got none"),
         ([*OWN, "TABLES", "VALUE"], "m.csv row 3, column number: got 'HR', need a number"),
+        ([*OWN, "TABLES", "LARGE"], "m.csv row 3, column number: got '1e300', need a finite number"),
+        ([*OWN, "TABLES", "EMPTY"], "m.csv holds no measurement"),
+        ([*OWN, "TABLES", "CLOCK"], "m.csv: nothing lies in the 9 steps before a trigger; are their times on one clock?"),
         ([*OWN, "TABLES", "FLAG"], "o.csv row 1, column sepsis_observed: need 0 or 1"),
         ([*OWN, "TABLES", "COLUMN"], "no column sepsis_hours"),
         ([*OWN, "TABLES", "NOBODY"], "target 'sepsis' needs both outcomes among its"),
@@ -443,8 +591,12 @@ def spoil(folder: Path, how: str) -> None:
     measured, outcomes = folder / "m.csv", folder / "o.csv"
     text = measured.read_text().splitlines()
     head, *rest = (line.split(",") for line in outcomes.read_text().splitlines())
-    if how == "VALUE":
-        text[3] = text[3].rsplit(",", 1)[0] + ",HR"
+    if how in ("VALUE", "LARGE"):
+        text[3] = text[3].rsplit(",", 1)[0] + (",HR" if how == "VALUE" else ",1e300")
+    elif how == "EMPTY":
+        del text[1:]
+    elif how == "CLOCK":
+        text = [line.replace("2030-01-01", "2031-01-01") for line in text]
     elif how == "FUTURE":
         text = [line for line in text if not any(f"T0{hour}" in line for hour in (6, 7, 8))]
     elif how == "COLUMN":
@@ -473,7 +625,10 @@ def spoil(folder: Path, how: str) -> None:
         (["predict", "MODEL", "torn.csv"], "torn.csv row 2, column value: got 'high', need a number"),
         (["predict", "MODEL", "EMPTY", "--out", "p.xlsx"], "--out: got p.xlsx, need a .parquet or .csv file"),
         (["predict", "MODEL", "EMPTY", "--out", "no/p.csv"], "in a folder that exists"),
-        (["predict", "MODEL", "other.csv", "--codes", "bad.json"], "bad.json: HR: need a list of codes"),
+        (["predict", "MODEL", "MEDS", "--codes", "bad.json"], "bad.json: HR: need a list of codes"),
+        (["predict", "MODEL", "other.csv", "--labels", "other.csv"], "--labels: no effect on other.csv, which is read as table"),
+        (["predict", "MODEL", "MEDS", "--subjects", "other.csv"], "--subjects: no effect on MEDS"),
+        (["predict", "MODEL", "STAYS", "--columns.time", "when"], "--columns.time: no effect on STAYS, which is read as physionet"),
         (["compare", "huge"], "preset: got 'huge'"),
         (["compare", "tiny", "--seeds", "0"], "--seeds: got 0"),
         (["transfer", "RUN"], "a simulated cohort has one outcome"),
@@ -486,7 +641,7 @@ def spoil(folder: Path, how: str) -> None:
         (["report", "FOREIGN"], "is a run of afm, need one of meta-forecast"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
-)
+)  # fmt: skip
 def test_bad_words_are_one_line(
     words: list[str],
     message: str,
@@ -500,6 +655,8 @@ def test_bad_words_are_one_line(
     for folder in ("EMPTY", "STAYS", "WARD"):
         (tmp_path / folder).mkdir()
     (tmp_path / "STAYS" / "1.txt").write_text("Time,Parameter,Value\n")
+    (tmp_path / "MEDS" / "data").mkdir(parents=True)
+    (tmp_path / "MEDS" / "data" / "0.parquet").write_bytes(b"")
     (tmp_path / "WARD" / "ICUSTAYS.csv").write_text("SUBJECT_ID\n")
     (tmp_path / "other.csv").write_text("id,time,variable,value\na,0,Pulse,70\n")
     (tmp_path / "torn.csv").write_text("id,time,variable,value\na,0,r1,1\na,1,r1,high\n")
@@ -514,6 +671,12 @@ def test_bad_words_are_one_line(
     assert main(["meta-forecast", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1, error
+
+
+def test_an_outcome_that_no_file_can_bear_is_refused() -> None:
+    data = replace(build_cohort("sim", SIM, 0).data, targets=("<b>ev</b>",))
+    with pytest.raises(UserError, match=r"^target: got '<b>ev</b>'"):
+        known_target("<b>ev</b>", Cohort("sim", data))
 
 
 def test_an_event_is_an_outcome_within_its_grid(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class Pretraining:
                 due = not within and not rounds % self.config.save_every and self.phase() == "forecast"
                 if run is not None and (due or self.phase() == "done" or interrupt.requested):
                     checkpoint.save(run, self.state, name)
-                    run.log(self.state.step, model=name, loss=self.state.last_loss, round=self.state.outer.step)
+                    run.log(self.state.step, model=name, loss=self.state.last_loss, round=rounds)
                 if interrupt.requested:
                     raise KeyboardInterrupt
         if self.state.best:

@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from tenfold.clinical.events import EventSpec
+from tenfold.clinical.events import MOST_HOURS, EventSpec
 from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.series import Rule
-from tenfold.core.config import need, read_object
+from tenfold.core.config import did_you_mean, need, read_object
 from tenfold.core.errors import UserError
 
 SourceKind = Literal["table", "meds", "physionet", "mimic3"]
 TABLES = (".csv", ".gz", ".parquet")
+USED: dict[SourceKind, tuple[str, ...]] = {
+    "table": ("subjects", "columns"),
+    "meds": ("labels", "codes"),
+    "physionet": (),
+    "mimic3": (),
+}  # what says more of a source, by its kind
 _EVENT = re.compile(r"([^=\s][^=]*)(?:=(\d+)x(\d+(?:\.\d+)?))?")
 
 
@@ -57,7 +63,8 @@ class OwnData:
         events: NAME takes the cohort's own grid, NAME=24x1.5 has 24 slots of 1.5 hours; "meds" and "files" need the
             second form. None takes all that the cohort defines.
         codes: of "meds": a JSON file, {name: [codes]}.
-        labels: of "meds": parquet of subject_id and prediction_time; none takes a time after each first record.
+        labels: of "meds": parquet of subject_id and prediction_time; none takes a time after each first record
+            of an observation or intervention.
         step_hours: of "meds" and "files": length of a step, h.
         rules: of "meds" and "files": NAME=sum, NAME=any, NAME=mean, how the values of a step become one.
         columns: of "files": their names.
@@ -73,7 +80,7 @@ class OwnData:
     columns: LongColumns = field(default_factory=LongColumns)
 
     def __post_init__(self) -> None:
-        need("step_hours", self.step_hours, 0, above=True)
+        need("step_hours", self.step_hours, 0, MOST_HOURS, above=True)
         self.specs()  # refuses what cannot be read
         self.rule_of  # noqa: B018  so does this
 
@@ -104,8 +111,9 @@ class Source:
         subjects: of a long table: a table of one row a subject, with static values and perhaps the trigger.
         codes: of MEDS: a JSON file, {name: [codes]}, in place of the model's own.
         columns: of the tables, in place of the model's own.
+        kind: found at the path.
     Raises:
-        UserError: a file of codes that is no such object.
+        UserError: nothing that is known there, a setting that has no effect on it, a file of codes that is no such object.
     """
 
     path: Path
@@ -113,14 +121,33 @@ class Source:
     subjects: Path | None = None
     codes: Path | None = None
     columns: TableColumns = SAME_NAMES
+    kind: SourceKind = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", source_kind(self.path))
+        given = {"labels": self.labels, "subjects": self.subjects, "codes": self.codes}
+        idle = [name for name, value in given.items() if value is not None and name not in USED[self.kind]]
+        if "columns" not in USED[self.kind]:
+            idle += [f"columns.{name}" for name, value in vars(self.columns).items() if value]
+        if idle:
+            raise UserError(f"--{idle[0]}: no effect on {self.path}, which is read as {self.kind}")
         if self.codes is not None:
             read_codes(self.codes)
 
     def codes_over(self, own: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, Sequence[str]]:
-        """The codes of each name: of the file where one is given, else the model's own; a name without is its code."""
+        """The codes of each name: of the file where one is given, else the model's own; a name without is its code.
+
+        Raises:
+            UserError: a name in the file that is neither among these nor among the model's own.
+        """
         given = own if self.codes is None else read_codes(self.codes)
+        known = [*dict.fromkeys([*names, *own])]
+        for name in given:
+            if name not in known:
+                some = ", ".join(known)[:200]
+                raise UserError(
+                    f"{self.codes}: got {name!r}{did_you_mean(name, known)}, need names of the model: {some}"
+                )
         return {name: given.get(name, [name]) for name in names}
 
 

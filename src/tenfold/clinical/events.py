@@ -19,6 +19,7 @@ from tenfold.clinical.series import Scaling
 
 Beyond = Literal["censor", "official"]
 PARTS = ("train", "valid", "test")
+MOST_SLOTS, MOST_HOURS = 10_000, 1e6  # of an event, and of a slot: beyond lie damaged files
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,25 @@ class EventSpec:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name: got '', need the name of an event")
-        if not 0 < self.slot_hours < float("inf"):
-            raise ValueError(f"slot_hours: got {self.slot_hours}, need > 0 (event {self.name!r})")
-        if self.n_slots < 1:
-            raise ValueError(f"n_slots: got {self.n_slots}, need at least 1 (event {self.name!r})")
+        if not 0 < self.slot_hours <= MOST_HOURS:
+            raise ValueError(
+                f"slot_hours: got {self.slot_hours}, need > 0 (event {self.name!r}), at most {MOST_HOURS:.0f}"
+            )
+        if not 1 <= self.n_slots <= MOST_SLOTS:
+            raise ValueError(
+                f"n_slots: got {self.n_slots}, need at least 1 (event {self.name!r}), at most {MOST_SLOTS}"
+            )
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"weight: got {self.weight}, need a finite number >= 0 (event {self.name!r})")
+
+
+def check_events(events: Sequence[EventSpec]) -> None:
+    """ValueError where there are none, or two of one name."""
+    names = [event.name for event in events]
+    if not names:
+        raise ValueError("events: got none, need at least one EventSpec")
+    if len(set(names)) != len(names):
+        raise ValueError(f"events: got {', '.join(names)}, need names that differ")
 
 
 def to_slots(
@@ -156,7 +170,7 @@ class EventTimeDataset:
             ids=[str(identifier) for identifier in self.ids] or [str(row) for row in range(len(x))],
             parts=tuple(self.parts),
         )
-        self._check_events()
+        check_events(self.events)
         self._check_shapes()
         self._check_values()
         self._name_columns()
@@ -164,13 +178,6 @@ class EventTimeDataset:
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    def _check_events(self) -> None:
-        names = [event.name for event in self.events]
-        if not names:
-            raise ValueError("events: got none, need at least one EventSpec")
-        if len(set(names)) != len(names):
-            raise ValueError(f"events: got {', '.join(names)}, need names that differ")
 
     def _check_shapes(self) -> None:
         count, steps, _ = self.x.shape

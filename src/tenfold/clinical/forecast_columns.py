@@ -12,21 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.clinical.series import forward_fill
+
 Columns = dict[str, Tensor]
 
 HISTORY, FUTURE = ("x", "mask"), ("y", "y_mask")
 ENOUGH = 20  # positives and negatives that the weights' gradient needs
 
 
-def read_columns(what: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]], names: Sequence[str]) -> Columns:
+def read_columns(
+    what: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]], names: Sequence[str], *, fill: bool = True
+) -> Columns:
     """The named columns of a data set as tensors; no other column is touched.
 
     Args:
         what: of the data, in messages.
         data: a mapping of columns, x and y [N, steps, F], masks alike, label [N]; or an iterable of such batches.
         names: of the columns wanted.
+        fill: a history's value that is neither observed nor finite becomes the last observed one before it.
     Returns:
-        float32 values, 0 where they are neither observed nor finite, bool masks, float32 labels.
+        float32 values, what is neither observed nor finite filled forward or else 0, bool masks, float32 labels.
     Raises:
         ValueError: a column that is missing, of another shape, or not finite where observed; labels other than 0 and 1.
     """
@@ -44,6 +49,7 @@ def read_columns(what: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]
     for values, mask in (HISTORY, FUTURE):
         if values in columns:
             columns[values], columns[mask] = _observed(what, values, columns[values], columns[mask])
+            columns[values] = _filled(columns[values], columns[mask], fill and values == "x")
     if "label" in columns:
         label = columns["label"].float()
         if not ((label == 0) | (label == 1)).all():
@@ -138,4 +144,13 @@ def _observed(what: str, name: str, values: Tensor, mask: Tensor) -> tuple[Tenso
         row, step, variable = bad.nonzero()[0].tolist()
         got = values[row, step, variable].item()
         raise ValueError(f"{what}.{name}: got {got} at row {row}, step {step}, variable {variable}, which is observed")
-    return torch.where(finite, values, 0.0), mask
+    return values, mask
+
+
+def _filled(values: Tensor, mask: Tensor, forward: bool) -> Tensor:
+    """Values that are finite everywhere; what the caller filled in stays."""
+    finite = values.isfinite()
+    if not forward or finite.all():
+        return torch.where(finite, values, 0.0)
+    last = torch.from_numpy(forward_fill(values.cpu().numpy(), mask.cpu().numpy()))
+    return torch.where(finite, values, last.to(values.device))

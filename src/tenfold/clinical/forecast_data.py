@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,12 +18,67 @@ from tenfold.clinical.events import EventTimeDataset, rows_of_parts
 from tenfold.clinical.series import Scaling, forward_fill
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How measurements on a grid become what a model reads: the same in training and ever after, so it is kept with the model.
+
+    A grid ends with its trigger for every subject; entries are scaled, then bounded, and those of the history filled.
+
+    Args:
+        scaling: of the source's variables, which may be more than the model's; None leaves values as they are.
+        largest: a scaled value lies within ± this many standard deviations; None sets no bound.
+        flags: variables of which only the set ones are written down: observed at every step, 0 where nothing is.
+        fill: a missing entry of the history takes the last value before it, 0 where there is none; without, always 0.
+    """
+
+    scaling: Scaling | None = None
+    largest: float | None = None
+    flags: tuple[str, ...] = ()
+    fill: bool = True
+
+    def __post_init__(self) -> None:
+        if self.largest is not None and not 0 < self.largest < math.inf:
+            raise ValueError(f"largest: got {self.largest}, need a finite number > 0")
+        if self.scaling is not None:
+            self.scaling.check("scaling")
+
+    def bounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scaled values within their bound."""
+        return x if self.largest is None else np.clip(x, -self.largest, self.largest)
+
+    def history(self, x: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What the encoder reads, [N, T, F], of scaled values and where they were observed."""
+        return forward_fill(self.bounded(x), mask) if self.fill else self.bounded(np.where(mask, x, np.float32(0.0)))
+
+    def grid(self, dataset: EventTimeDataset) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Values and mask of a data set, [N, T, D], moved so that every subject's last step is the one before its trigger.
+
+        Args:
+            dataset: scaled as here; a subject of fewer steps has them first, as survival models read them.
+        """
+        steps = dataset.x.shape[1]
+        step = (np.arange(steps) - (steps - dataset.length)[:, None])[..., None]
+        begun, place = step >= 0, np.maximum(step, 0)
+        x = np.where(begun, np.take_along_axis(dataset.x, place, axis=1), np.float32(0.0))
+        mask = np.take_along_axis(dataset.mask, place, axis=1) & begun
+        unset = self.unset(dataset.observation_names)
+        for column in (column for column, name in enumerate(dataset.observation_names) if name in self.flags):
+            x[..., column] = np.where(begun[..., 0], x[..., column], unset[column])
+            mask[..., column] = True
+        return x, mask
+
+    def unset(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """The scaled value of a 0 of each variable of the source, [D]."""
+        zeros = np.zeros((1, len(names)), np.float32)
+        return zeros[0] if self.scaling is None else self.scaling.apply(zeros, np.ones_like(zeros, dtype=bool))[0]
+
+
 @dataclass(frozen=True, eq=False)
 class ForecastDataset:
     """History and future of N subjects with binary outcomes after the history.
 
     Attributes:
-        x: history [N, T, F], float32, scaled, filled forward; 0 before the first value.
+        x: history [N, T, F], float32, as `reading` says.
         mask: where x was observed, bool [N, T, F].
         y: future [N, H, F], scaled as x, never filled.
         y_mask: where y was observed.
@@ -30,7 +87,7 @@ class ForecastDataset:
         features: names of the F variables.
         targets: names of the C outcomes.
         ids: the patient of each row; the split is by SHA-256 of the id unless `parts` says otherwise.
-        scaling: of the variables, to be kept with a model.
+        reading: how x and y were made of measurements, to be kept with a model.
     """
 
     x: NDArray[np.float32]
@@ -43,7 +100,7 @@ class ForecastDataset:
     targets: tuple[str, ...]
     ids: list[str] = field(default_factory=list)
     parts: tuple[str, ...] = ()
-    scaling: Scaling | None = None
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         if self.x.ndim != 3 or self.y.ndim != 3:
@@ -141,31 +198,37 @@ class ForecastDataset:
         return self.targets.index(target)
 
 
-def forecast_from_events(dataset: EventTimeDataset, horizon: int) -> ForecastDataset:
-    """The last `horizon` steps of the context become the future; each event within its grid becomes an outcome.
+def forecast_from_events(
+    dataset: EventTimeDataset, horizon: int, *, flags: Sequence[str] = (), fill: bool = True
+) -> ForecastDataset:
+    """The last `horizon` steps before the trigger become the future; each event within its grid becomes an outcome.
 
-    So every source of event times (MIMIC-III, MEDS, own tables) also serves forecast pretraining.
+    So every source of event times (MIMIC-III, MEDS, own tables) also serves forecast pretraining. The history ends
+    `horizon` steps before the trigger, from which the outcomes are counted, for every subject.
 
     Args:
         dataset: with a context of more than `horizon` steps; its rows at risk of an event are eligible, unless
             follow-up ends before the grid does.
         horizon: H.
+        flags, fill: see `Reading`.
     """
     steps = dataset.x.shape[1] - horizon
     if horizon < 1 or steps < 1:
         raise ValueError(f"horizon: got {horizon}, need 1..{dataset.x.shape[1] - 1}, less than the context's steps")
+    reading = Reading(dataset.scaling.get("observations"), flags=tuple(flags), fill=fill)
+    x, mask = reading.grid(dataset)
     ends = np.array([spec.slot_hours * spec.n_slots for spec in dataset.events])
     within = dataset.time_hours < ends
     return ForecastDataset(
-        x=forward_fill(dataset.x[:, :steps], dataset.mask[:, :steps]),
-        mask=dataset.mask[:, :steps],
-        y=dataset.x[:, steps:],
-        y_mask=dataset.mask[:, steps:],
+        x=reading.history(x[:, :steps], mask[:, :steps]),
+        mask=mask[:, :steps],
+        y=reading.bounded(x[:, steps:]),
+        y_mask=mask[:, steps:],
         labels=dataset.observed & within,
         eligible=dataset.at_risk & (dataset.observed | ~within),
         features=dataset.observation_names,
         targets=tuple(spec.name for spec in dataset.events),
         ids=dataset.ids,
         parts=dataset.parts,
-        scaling=dataset.scaling.get("observations"),
+        reading=reading,
     )

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tenfold.clinical.cohort import Outcome, before_trigger, event_cohort
 from tenfold.clinical.events import EventSpec, EventTimeDataset
 from tenfold.clinical.meds_write import span
-from tenfold.clinical.series import Rule, Scaling, Series
+from tenfold.clinical.series import Rule, Scaling, Series, check_rules
 from tenfold.clinical.tables import Block, read_blocks, read_columns
+from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
 
 
@@ -61,6 +62,7 @@ def read_long_table(
     rules: Mapping[str, Rule] | None = None,
     scaling: Mapping[str, Scaling] | None = None,
     labelled: bool = True,
+    need_all: bool = False,
 ) -> EventTimeDataset:
     """Read measurements, one a row, and outcomes, one subject a row.
 
@@ -80,17 +82,26 @@ def read_long_table(
         rules: of a step by variable, see `Series.grid`; interventions are "any" by default.
         scaling: kept from training; None fits it to the training part.
         labelled: False takes a second table without events, for prediction: nobody is at risk.
+        need_all: refuse variables without a row, from which a model would learn nothing, and rules of no variable.
     Returns:
         the data set; with `prediction_time` where the tables have dates.
     Raises:
         DataNotFound: a file is not there.
-        UserError: a damaged file (names file, row and column), a missing column, a subject twice, no subject.
+        UserError: a damaged file (names file, row and column), a missing column, a subject twice, no subject, times of
+            two kinds, or what `need_all` refuses.
     """
     named = columns or LongColumns()
     measured = _measurements(Path(measurements), named)
     if observations is None:
         observations = sorted(set(measured.variable) - set(interventions))
     names = (*observations, *interventions)
+    if need_all:
+        check_rules(rules, names)
+        known = set(measured.variable)
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, sorted(known))
+                raise UserError(f"{measurements}, column {named.variable}: no row is of {name!r}{hint}")
     table = None if outcomes is None else _outcome_table(Path(outcomes), named, events if labelled else (), statics)
     if table is None and statics:
         raise ValueError(f"statics: got {', '.join(statics)}, need the second table that has these columns")
@@ -108,6 +119,12 @@ def read_long_table(
     trigger = first + steps * step_hours
     if table is not None and named.trigger in table.columns:
         trigger = _hours(table, named.trigger)
+        if measured.subject and table.dated(named.trigger) != measured.dated:
+            kinds = ("numbers", "dates and times")
+            raise UserError(
+                f"{outcomes}, column {named.trigger}: got {kinds[not measured.dated]}, need {kinds[measured.dated]} as in "
+                f"{measurements}, column {named.time}"
+            )
     number = {name: place for place, name in enumerate(names)}
     column = np.array([number.get(name, -1) for name in measured.variable], dtype=np.int64)
     kept = (rows >= 0) & (column >= 0)
@@ -141,10 +158,11 @@ def _measurements(path: Path, named: LongColumns) -> _Measurements:
     variable: list[str] = []
     hours, value, dated = [np.zeros(0)], [np.zeros(0)], False
     for block in read_blocks(path, (named.subject, named.time, named.variable, named.value)):
+        if not subject:
+            dated = block.dated(named.time)
         subject += block.texts(named.subject)
         variable += block.texts(named.variable)
-        hours.append(_hours(block, named.time))
-        dated = block.dated(named.time)
+        hours.append(_hours(block, named.time, dated))
         value.append(np.nan_to_num(block.numbers(named.value), nan=1.0))
     return _Measurements(subject, np.concatenate(hours), variable, np.concatenate(value), dated)
 
@@ -175,9 +193,9 @@ def _clock(hours: NDArray[np.float64]) -> NDArray[np.datetime64]:
     return np.where(known, np.datetime64(0, "us") + span(np.where(known, hours, 0.0)), np.datetime64("NaT", "us"))
 
 
-def _hours(block: Block, name: str) -> NDArray[np.float64]:
-    """A time column in hours: numbers as they stand, dates and times since 1970."""
-    hours = block.hours(name)
+def _hours(block: Block, name: str, dated: bool | None = None) -> NDArray[np.float64]:
+    """A time column in hours: numbers as they stand, dates and times since 1970; of one kind, by its first entry."""
+    hours = block.hours(name, dated)
     if not np.isfinite(hours).all():
         row = block.rows[np.flatnonzero(~np.isfinite(hours))[0]]
         raise UserError(f"{block.file} row {row}, column {name}: got an empty entry, need a time")

@@ -17,6 +17,7 @@ from tenfold.clinical.events import EventSpec, EventTimeDataset
 from tenfold.core.atomic import replacing, write_atomic
 from tenfold.core.errors import UserError
 
+CONTEXT_START = "CONTEXT_START"  # where `write_meds` says that a grid begins
 CENSORED, NOT_AT_RISK = "CENSORED//", "NOT_AT_RISK//"  # before the name of an event, where `write_meds` says so
 SPLITS = {"train": "train", "tuning": "valid", "held_out": "test"}
 _EPOCH = np.datetime64("2000-01-01T00:00:00", "us")  # where a data set has no clock times
@@ -112,7 +113,8 @@ def write_predictions(
 
     Args:
         path: a parquet file with subject_id, prediction_time, event, horizon_hours and probability.
-        ids: subjects [N]; the column is of text unless all are whole numbers, as in MEDS.
+        ids: subjects [N], written as they are: a column of whole numbers, as in MEDS, where each of them is the plain
+            spelling of one, else of text.
         prediction_time: datetime64 [N]; NaT where there is no clock.
         survival: S of each event at the ends of its slots [N, K+1], S[:, 0] = 1.
         events: grids of these events.
@@ -170,7 +172,7 @@ def _as_records(
     out.append((row, nat, np.array(dataset.static_names, dtype=object)[column], static[row, column]))
     # Says where the grid begins, also where its first step holds nothing.
     row = np.flatnonzero(dataset.length)
-    out.append((row, begin[row], np.full(len(row), "CONTEXT_START", dtype=object), np.full(len(row), np.nan)))
+    out.append((row, begin[row], np.full(len(row), CONTEXT_START, dtype=object), np.full(len(row), np.nan)))
     for number, event in enumerate(dataset.events):
         seen, risk = dataset.observed[:, number], dataset.at_risk[:, number]
         code = np.where(~risk, NOT_AT_RISK, np.where(seen, "", CENSORED)).astype(object) + event.name
@@ -186,10 +188,15 @@ def span(hours: Any) -> Any:
 
 
 def _whole_ids(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Ids as numbers, of which each has one spelling: 001 and 1_0 are other subjects than 1 and 10."""
     try:
-        return np.array([int(identifier) for identifier in ids], dtype=np.int64)
+        numbers = np.array([int(identifier) for identifier in ids], dtype=np.int64)
     except (ValueError, OverflowError) as error:
         raise UserError(f"ids: MEDS needs whole numbers ({error})") from error
+    for identifier, number in zip(ids, numbers.tolist(), strict=True):
+        if str(number) != identifier:
+            raise UserError(f"ids: MEDS needs whole numbers in their plain spelling, got {identifier!r} for {number}")
+    return numbers
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:

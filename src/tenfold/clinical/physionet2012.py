@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.clinical.cohort import DataNotFound
-from tenfold.clinical.series import Rule, Series
+from tenfold.clinical.series import LARGEST, Rule, Series
 from tenfold.core import data
 from tenfold.core.atomic import replacing
 from tenfold.core.errors import UserError
@@ -48,6 +48,7 @@ _KINDS = {
 }
 _NAMES = {"variables": VARIABLES, "static_names": STATIC, "outcome_names": OUTCOMES}
 _FOLDER = "03-04-clinical"
+ELSEWHERE = "pass data_dir=… or use the 'sim' preset"
 _HEADER = "Time,Parameter,Value"
 _LAST_MINUTE = 48 * 60
 _MINUTES = {f"{hour:02d}:{minute:02d}": 60 * hour + minute for hour in range(49) for minute in range(60)}
@@ -123,9 +124,7 @@ def read_physionet2012(
     names = sorted(found) if sets is None else list(sets)
     missing = [name for name in names if name not in found] if names else ["a"]
     if missing:
-        raise DataNotFound(
-            f"physionet2012_{missing[0]}.npz not found in {root}; pass data_dir=… or use the 'sim' preset"
-        )
+        raise DataNotFound(f"physionet2012_{missing[0]}.npz not found in {root}; {ELSEWHERE}")
     stays = [_read_npz(packed[name]) if packed else _read_texts(folders[name], labelled) for name in names]
     return _joined(stays)
 
@@ -142,10 +141,10 @@ def _root(data_dir: str | Path | None) -> Path:
         try:
             return data.path(_FOLDER)
         except UserError as error:
-            raise DataNotFound(f"{error}; or pass data_dir=… or use the 'sim' preset") from error
+            raise DataNotFound(f"{error}; or {ELSEWHERE}") from error
     root = Path(data_dir)
     if not root.is_dir():
-        raise DataNotFound(f"physionet2012_a.npz not found in {root}; pass data_dir=… or use the 'sim' preset")
+        raise DataNotFound(f"physionet2012_a.npz not found in {root}; {ELSEWHERE}")
     return root
 
 
@@ -239,7 +238,7 @@ def _read_text(file: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArra
         minute = np.array([_MINUTES[time] for time in fields[3::3]], dtype=np.int64)
         code = np.array([_CODES[name] for name in fields[4::3]], dtype=np.int64)
         value = np.array([float(number) for number in fields[5::3]])
-        if not np.isfinite(value).all() or (len(minute) and minute.max() > _LAST_MINUTE):
+        if not (np.abs(value) <= LARGEST).all() or (len(minute) and minute.max() > _LAST_MINUTE):
             raise ValueError
     except (KeyError, ValueError) as error:
         raise UserError(_fault(file, text.splitlines())) from error
@@ -261,11 +260,11 @@ def _fault(file: Path, lines: list[str]) -> str:
         if name not in _CODES:
             return f"{where}, column Parameter: got {name[:40]!r}, need a variable of the challenge, such as HR"
         try:
-            usable = np.isfinite(float(text)) and "_" not in text
+            usable = abs(float(text)) <= LARGEST and "_" not in text
         except ValueError:
             usable = False
         if not usable:
-            return f"{where}, column Value: got {text[:40]!r}, need a number"
+            return f"{where}, column Value: got {text[:40]!r}, need a number (single precision)"
     return f"{file}: an empty line between rows; remove it"
 
 

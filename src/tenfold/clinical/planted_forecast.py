@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tenfold.clinical.forecast_data import ForecastDataset
+from tenfold.clinical.forecast_data import ForecastDataset, Reading
 
 Array = NDArray[np.float64]
 Preset = Literal["sim", "sim_raw"]
@@ -118,6 +118,7 @@ class PlantedForecast:
             targets=("outcome",),
             ids=[f"{seed}-{row}" for row in range(count)],
             parts=tuple(parts),
+            reading=Reading(fill=False),  # half the variables change from step to step: an old value tells nothing
         )
 
     def oracle_proba(self, x: NDArray[np.floating], mask: NDArray[np.bool_]) -> Array:

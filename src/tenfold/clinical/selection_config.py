@@ -10,6 +10,7 @@ from tenfold.clinical.forecast_model import Kind, Normalization, TaskScale
 from tenfold.clinical.hypergradient import HypergradientMode
 from tenfold.clinical.inner_loop import Optimizer
 
+LARGEST_STATE = 8192  # units of each LSTM: weights of 3 GB
 OuterLabels = Literal["subsampled", "full"]
 
 
@@ -118,6 +119,8 @@ class SelectConfig:
         for name in _COUNTS:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+        if self.state_size > LARGEST_STATE:
+            raise ValueError(f"state_size: got {self.state_size}, need at most {LARGEST_STATE}")
         for name in _POSITIVE:
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need a finite number > 0")

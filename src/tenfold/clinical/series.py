@@ -11,7 +11,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.core.config import did_you_mean
+from tenfold.core.errors import UserError
+
 Rule = Literal["mean", "sum", "any"]  # how the values of one step become one number
+LARGEST = float(np.finfo(np.float32).max)  # size of a value
+
+
+def check_rules(rules: Mapping[str, Rule] | None, names: Sequence[str]) -> None:
+    """UserError for a rule of a name that is not among those on the grid."""
+    for name in rules or {}:
+        if name not in names:
+            raise UserError(f"rules: got {name!r}{did_you_mean(name, names)}, need one of {', '.join(names)}"[:400])
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +176,18 @@ class Scaling:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Sequence[Any]]) -> Scaling:
         """The inverse of `as_dict`."""
-        parts = {name: tuple(saved[name]) for name in ("names", "low", "high", "mean", "sd")}
-        if len({len(part) for part in parts.values()}) != 1:
-            raise ValueError(f"scaling: got lengths {[len(part) for part in parts.values()]}, need one length")
-        return cls(**parts)
+        scaling = cls(**{name: tuple(saved[name]) for name in ("names", "low", "high", "mean", "sd")})
+        scaling.check("scaling")
+        return scaling
+
+    def check(self, where: str) -> None:
+        """ValueError, of what stands at `where`, for a column that is not as long as the names, or that scales nothing."""
+        for column in ("low", "high", "mean", "sd"):
+            values = getattr(self, column)
+            if len(values) != len(self.names):
+                raise ValueError(f"{where}.{column}: got {len(values)} numbers, need {len(self.names)} (names)")
+            if not np.isfinite(values).all() or (column == "sd" and min(values, default=1.0) <= 0):
+                raise ValueError(f"{where}.{column}: got {values}, need finite numbers" + " > 0" * (column == "sd"))
 
     def _check(self, values: NDArray[Any]) -> None:
         if values.shape[-1] != len(self.names):

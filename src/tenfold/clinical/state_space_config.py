@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from tenfold.clinical.events import EventSpec
+from tenfold.clinical.events import EventSpec, check_events
 from tenfold.core.config import need
 
 InferModel = Literal["basic", "l", "r", "lr", "st"]
@@ -168,12 +168,3 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "elbo_reduction": get_args(Reduction),
 }
 _NETWORKS = [f"{net}_{size}" for net in ("obs", "stran", "ctran", "hazard", "interv") for size in ("nmlp", "smlp")]
-
-
-def check_events(events: Sequence[EventSpec]) -> None:
-    """ValueError where there are none, or two of one name."""
-    if not events:
-        raise ValueError("events: got none, need at least one EventSpec")
-    names = [event.name for event in events]
-    if len(set(names)) < len(names):
-        raise ValueError(f"events: got {', '.join(names)}, need different names")

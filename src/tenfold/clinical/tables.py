@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tenfold.clinical.cohort import DataNotFound
+from tenfold.clinical.series import LARGEST
 from tenfold.core.errors import UserError
 
 BLOCK_BYTES = 8 << 20  # of a CSV; of a parquet file BLOCK_ROWS
@@ -51,16 +52,18 @@ class Block:
         return self._whole(name, pc.cast(self.columns[name], pa.string()), "text").to_pylist()
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column as numbers, NaN where empty.
+        """A column as numbers, NaN where empty; a NaN among numbers of parquet is empty too.
 
         Raises:
-            UserError: an entry that is no finite number.
+            UserError: an entry that is no finite number of single precision.
         """
-        numbers = self._cast(name, pa.float64(), "a number")
-        bad = ~np.isfinite(numbers.fill_null(0.0).to_numpy(zero_copy_only=False))
+        column = self._cast(name, pa.float64(), "a number")
+        numbers = column.fill_null(np.nan).to_numpy(zero_copy_only=False)
+        empty = column.is_null(nan_is_null=pa.types.is_floating(self.columns[name].type))
+        bad = ~(np.abs(numbers) <= LARGEST) & ~empty.to_numpy(zero_copy_only=False)
         if bad.any():
-            raise self._fault(name, int(np.flatnonzero(bad)[0]), "a finite number")
-        return numbers.fill_null(np.nan).to_numpy(zero_copy_only=False)
+            raise self._fault(name, int(np.flatnonzero(bad)[0]), "a finite number (single precision)")
+        return numbers
 
     def integers(self, name: str) -> NDArray[np.int64]:
         """A column of whole numbers.
@@ -71,12 +74,15 @@ class Block:
         return self._whole(name, self._cast(name, pa.int64(), "a whole number"), "a whole number").to_numpy()
 
     def times(self, name: str) -> NDArray[np.datetime64]:
-        """A column of dates and times (ISO 8601) as datetime64[us], NaT where empty.
+        """A column of dates and times (ISO 8601, without a time zone) as datetime64[us], NaT where empty.
 
         Raises:
             UserError: an entry that is none.
         """
-        return self._cast(name, pa.timestamp("us"), "a date and time").to_numpy(zero_copy_only=False).astype("M8[us]")
+        need = "a date and time without a time zone"
+        if pa.types.is_integer(self.columns[name].type):  # Arrow would count microseconds since 1970
+            raise self._of_other_kind(name, need)
+        return self._cast(name, pa.timestamp("us"), need).to_numpy(zero_copy_only=False).astype("M8[us]")
 
     def dated(self, name: str) -> bool:
         """Whether a column holds dates and times, by its first entry."""
@@ -88,13 +94,16 @@ class Block:
                 return True
         return pa.types.is_temporal(first.type)
 
-    def hours(self, name: str) -> NDArray[np.float64]:
+    def hours(self, name: str, dated: bool | None = None) -> NDArray[np.float64]:
         """A column of hours: numbers as they stand, dates and times as hours since 1970; NaN where empty.
 
+        Args:
+            name: of the column.
+            dated: whether it holds dates and times, as an earlier block said; None: as its first entry says.
         Raises:
-            UserError: an entry of the other kind than the first, or of neither.
+            UserError: an entry of the other kind, or of neither.
         """
-        if self.dated(name):
+        if self.dated(name) if dated is None else dated:
             return (self.times(name) - np.datetime64(0, "us")) / np.timedelta64(1, "h")
         return self.numbers(name)
 
@@ -110,12 +119,15 @@ class Block:
                     raise self._fault(name, place, need) from error
             raise
         except pa.ArrowNotImplementedError as error:
-            raise UserError(f"{self.file}, column {name}: got {column.type}, need {need} in each row") from error
+            raise self._of_other_kind(name, need) from error
 
     def _whole(self, name: str, column: pa.Array, need: str) -> pa.Array:
         if column.null_count:
             raise self._fault(name, int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]), need)
         return column
+
+    def _of_other_kind(self, name: str, need: str) -> UserError:
+        return UserError(f"{self.file}, column {name}: got {self.columns[name].type}, need {need} in each row")
 
     def _fault(self, name: str, place: int, need: str) -> UserError:
         entry = self.columns[name][place].as_py()
@@ -212,9 +224,16 @@ def _numbered(path: Path, batches: Iterator[pa.RecordBatch], names: Mapping[str,
 
 
 def _matched(path: Path, present: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
-    """The columns of the file by the names they were asked for."""
-    actual = {name.lower(): name for name in present}
-    missing = [name for name in required if name.lower() not in actual]
-    if missing:
-        raise UserError(f"{path}: no column {missing[0]}; it has {', '.join(present)}"[:400])
-    return {name: actual[name.lower()] for name in (*required, *optional) if name.lower() in actual}
+    """The columns of the file by the names they were asked for; of several that differ in case, the one spelt alike."""
+    names = {}
+    for name in (*required, *optional):
+        alike = [other for other in present if other.lower() == name.lower()]
+        if len(alike) > 1:
+            alike = [other for other in alike if other == name] or alike
+        if len(alike) > 1:
+            raise UserError(f"{path}: columns {', '.join(alike)}: need one column {name}")
+        if alike:
+            names[name] = alike[0]
+        elif name in required:
+            raise UserError(f"{path}: no column {name}; it has {', '.join(present)}"[:400])
+    return names

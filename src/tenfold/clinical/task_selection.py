@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,22 +17,26 @@ from torch import Tensor, nn
 from tenfold.clinical.bilevel import Outer, Pretraining, RunFolder, predict
 from tenfold.clinical.binary_metrics import binary_metrics
 from tenfold.clinical.forecast_columns import FUTURE, HISTORY, Columns, Labels, check_both, joined, read_columns
-from tenfold.clinical.forecast_data import ForecastDataset
+from tenfold.clinical.forecast_data import ForecastDataset, Reading
 from tenfold.clinical.forecast_model import AuxTasks, ForecastModel, ForecastTasks, TaskWeights, task_scale
 from tenfold.clinical.outcome_classifier import Tabular, fit_tabular, train_classifier
+from tenfold.clinical.pretrained import with_weights
 from tenfold.clinical.selection_config import SelectConfig
 from tenfold.clinical.task_weighting import (
+    WEIGHTS,
     FixedWeights,
     UncertaintyWeights,
     correlation_scores,
     random_weights,
+    read_weights_csv,
     subset_weights,
     top_weights,
+    weights_csv,
 )
 from tenfold.core.atomic import write_atomic
-from tenfold.core.config import read_object
+from tenfold.core.config import from_json, read_object, to_json
 from tenfold.core.errors import UserError
-from tenfold.core.model_folder import read_tensors, write_folder
+from tenfold.core.model_folder import CONFIG, write_folder
 
 Mode = Literal[
     "autoselect",
@@ -65,11 +67,14 @@ class AutoSelect:
         tasks: auxiliary losses of the decoder's outputs; None forecasts every variable.
         run: folder for log rows and checkpoints, from which a fit that was cut off goes on.
         device: where to train.
+        reading: how the series were made of measurements; its `fill` holds for every NaN of a history, in training and
+            after. None fills, unless the training histories hold 0 wherever nothing was observed.
         **fields: of the config.
     Attributes:
         weights_: the weight of every task.
         history_: weights before each round and after the last, [rounds + 1, F].
         encoder_: the trained encoder.
+        reading_: how it reads a series, kept with it.
         classes_: 0 and 1.
     Source: Xue et al. 2020, arXiv 2407.19359.
     """
@@ -85,6 +90,7 @@ class AutoSelect:
         tasks: AuxTasks | None = None,
         run: RunFolder | None = None,
         device: str | torch.device = "cpu",
+        reading: Reading | None = None,
         **fields: Any,
     ) -> None:
         self.config = dataclasses.replace(config or SelectConfig(), **fields)
@@ -93,6 +99,8 @@ class AutoSelect:
         self.tasks = tasks
         self.run = run
         self.device = torch.device(device)
+        self.reading = reading
+        self.reading_ = reading or Reading()
         self.weights_: dict[str, float] = {}
         self.history_: NDArray[np.float64] = np.empty((0, 0))
         self._net: ForecastModel | None = None
@@ -116,12 +124,12 @@ class AutoSelect:
         """Chances of both classes, [N, 2].
 
         Args:
-            X: a mapping with x and mask, [N, T, F]; or the values alone, NaN where missing.
+            X: a mapping with x and mask, [N, T, F], scaled as in training; or the values alone, NaN where missing.
         """
         net = self._fitted()
         if not isinstance(X, Mapping):
             x = torch.as_tensor(X)
-            X = {"x": x, "mask": x.isfinite()}
+            X = {"x": x, "mask": ~x.isnan()}
         positive = predict(net, self._columns("X", X, HISTORY)).double().cpu().numpy()
         return np.stack([1 - positive, positive], -1)
 
@@ -157,12 +165,18 @@ class AutoSelect:
         return other
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and weights.csv (task, weight, round)."""
+        """Write config.json, model.safetensors and weights.csv (task, weight, round).
+
+        Raises:
+            ValueError: no fit yet, or a network of one's own, which config.json could not rebuild.
+        """
         net, folder = self._fitted(), Path(folder)
-        fields = dataclasses.asdict(self.config)
-        network = {"n_features": net.encoder.n_features, "horizon": net.horizon}  # of ForecastModel alone
-        write_folder(folder, {"config": fields, "names": self.names, **network}, net.state_dict())
-        write_atomic(folder / "weights.csv", weights_csv(list(self.weights_), self.history_))
+        if not isinstance(net, ForecastModel):
+            raise ValueError(f"model: got {type(net).__name__}, need a ForecastModel; keep the state_dict of your own")
+        tasks = tuple(self.weights_)
+        saved = _Saved(self.config, self.reading_, self.names, net.encoder.n_features, net.horizon, tasks)
+        write_folder(folder, to_json(saved), net.state_dict())
+        write_atomic(folder / WEIGHTS, weights_csv(tasks, self.history_))
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> AutoSelect:
@@ -172,27 +186,32 @@ class AutoSelect:
             UserError: files that are missing or damaged, or of something else.
         """
         folder = Path(folder)
-        content = read_object(folder / "config.json")
+        saved = from_json(_Saved, read_object(folder / CONFIG), where=str(folder / CONFIG))
+        config = saved.config
+        loaded = cls(config, names=saved.names, reading=saved.reading, device=device)
+        sizes = (saved.n_features, config.state_size, saved.horizon, config.use_mask_feature)
         try:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
-            loaded = cls(SelectConfig(**fields), names=content["names"], device=device)
-            net = loaded._network(content["n_features"], content["horizon"])
-            net.load_state_dict(read_tensors(folder))
-            names, history = read_weights_csv((folder / "weights.csv").read_text(encoding="utf-8"))
-        except UserError:
-            raise
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            net = with_weights(folder, lambda: ForecastModel(*sizes), 1)
+            names, history = read_weights_csv((folder / WEIGHTS).read_text(encoding="utf-8"))
+            if tuple(names) != saved.tasks:
+                raise ValueError(f"{WEIGHTS}: got weights of {_some(names)}, need those of {_some(saved.tasks)}")
+        except (OSError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: not a saved AutoSelect ({type(error).__name__}: {reason})") from error
-        loaded._net, loaded.history_ = net, history
-        loaded.weights_ = dict(zip(names, history[-1].tolist(), strict=True)) if len(history) else {}
+        loaded._net, loaded.history_ = net.to(loaded.device), history
+        loaded.weights_ = dict(zip(names, history[-1].tolist(), strict=True)) if names else {}
         return loaded
 
     def _fit(self, mode: Mode, unlabelled: Data, labelled: Data, val: Data) -> AutoSelect:
         config, given = self.config, self.weights_
         if mode == "supervised" and config.freeze_encoder:
             raise ValueError("freeze_encoder: got True, need pretrained weights: mode 'supervised' has none")
+        self.reading_ = self.reading or Reading()
         series = self._columns("unlabelled", unlabelled, (*HISTORY, *FUTURE))
+        if self.reading is None:
+            self.reading_ = Reading(fill=bool(series["x"][~series["mask"]].any()))
         needs_future = config.use_best_encoder and mode not in ("autoselect", "cotrain", "supervised")
         columns = (*HISTORY, "label", *(FUTURE if needs_future else ()))
         labels = Labels.of(self._labelled("labelled", labelled), self._labelled("val", val, columns), config.folds)
@@ -259,12 +278,27 @@ class AutoSelect:
         return read
 
     def _columns(self, what: str, data: Data, names: Sequence[str]) -> Columns:
-        return {name: column.to(self.device) for name, column in read_columns(what, data, names).items()}
+        return {
+            name: column.to(self.device)
+            for name, column in read_columns(what, data, names, fill=self.reading_.fill).items()
+        }
 
     def _fitted(self) -> ForecastModel:
         if self._net is None:
             raise ValueError("AutoSelect: got no fit, need fit before its encoder is used")
         return self._net
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What config.json says of a fitted AutoSelect: all that weights and tables beside it do not."""
+
+    config: SelectConfig
+    reading: Reading
+    names: tuple[str, ...] | None
+    n_features: int
+    horizon: int
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -338,7 +372,9 @@ def fit_mode(
         chance = fit_tabular(cast(Tabular, mode), known, config.seed)
         proba = chance(read_columns("test", test, HISTORY))
     else:
-        estimator = AutoSelect(config, names=data.features, model=model, tasks=tasks, run=run, device=device)
+        estimator = AutoSelect(
+            config, names=data.features, model=model, tasks=tasks, run=run, device=device, reading=data.reading
+        )
         estimator.weights_ = dict(weights or {})
         estimator._fit(mode, data.batch(data.split()["train"]), labelled, val)
         proba = estimator.predict_proba(test)[:, 1]
@@ -386,21 +422,3 @@ def _some(names: Iterable[str]) -> str:
 def _counts(labelled: Columns, val: Columns) -> dict[str, float]:
     label = torch.cat([labelled["label"], val["label"]])
     return {"train": len(labelled["label"]), "valid": len(val["label"]), "positive": float(label.mean())}
-
-
-def weights_csv(names: Sequence[str], history: NDArray[np.float64]) -> str:
-    """Lines of task, weight (all its digits) and round."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "weight", "round"])
-    for number, weights in enumerate(history):
-        writer.writerows([name, repr(float(w)), number] for name, w in zip(names, weights, strict=True))
-    return text.getvalue()
-
-
-def read_weights_csv(text: str) -> tuple[list[str], NDArray[np.float64]]:
-    """The names and the history [rounds, F] of `weights_csv`."""
-    lines = list(csv.DictReader(io.StringIO(text)))
-    names = list(dict.fromkeys(line["task"] for line in lines))
-    weights = np.array([float(line["weight"]) for line in lines])
-    return names, weights.reshape(-1, len(names)) if names else np.empty((0, 0))

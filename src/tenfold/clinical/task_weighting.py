@@ -1,15 +1,20 @@
-"""Weights of tasks that are not learned by hypergradients: fixed, drawn, ranked, or read off gradients."""
+"""Weights of tasks that are not learned by hypergradients: fixed, drawn, ranked, or read off gradients; files of weights."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tenfold.clinical.binary_metrics import auc_roc
 from tenfold.clinical.forecast_columns import Columns, summary_features
+
+WEIGHTS = "weights.csv"  # of a model folder
 
 
 class FixedWeights(nn.Module):
@@ -117,6 +122,33 @@ def cosine_weights(losses: Callable[[], Tensor], target: Callable[[], Tensor], p
         cosines.append(torch.nn.functional.cosine_similarity(flat, aim, dim=0))
     agreeing = torch.stack(cosines).clamp(min=0).detach()
     return agreeing / agreeing.sum() if agreeing.any() else torch.full_like(agreeing, 1 / len(agreeing))
+
+
+def weights_csv(names: Sequence[str], history: NDArray[np.float64]) -> str:
+    """Lines of task, weight (all its digits) and round."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "weight", "round"])
+    for number, weights in enumerate(history):
+        writer.writerows([name, repr(float(w)), number] for name, w in zip(names, weights, strict=True))
+    return text.getvalue()
+
+
+def read_weights_csv(text: str) -> tuple[list[str], NDArray[np.float64]]:
+    """The names and the history [rounds, F] of `weights_csv`.
+
+    Raises:
+        ValueError: other columns, or rounds that are not whole.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    if not {"task", "weight", "round"} <= set(reader.fieldnames or ()):
+        raise ValueError("weights: need columns task, weight, round")
+    lines = list(reader)
+    names = list(dict.fromkeys(line["task"] for line in lines))
+    rounds = len(lines) // max(len(names), 1)
+    if [line["task"] for line in lines] != names * rounds:
+        raise ValueError(f"weights: got {len(lines)} lines of {len(names)} tasks, need every task once a round")
+    return names, np.array([float(line["weight"] or "") for line in lines]).reshape(rounds, len(names))
 
 
 def _position(names: Sequence[str], task: str | int) -> int:

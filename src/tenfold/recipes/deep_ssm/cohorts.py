@@ -10,15 +10,19 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.clinical.cohort import DataNotFound
 from tenfold.clinical.events import EventSpec, EventTimeDataset
 from tenfold.clinical.icu12 import DEFAULT_EVENTS, icu12
 from tenfold.clinical.long_table import read_long_table
 from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import read_mimic3
+from tenfold.clinical.physionet2012 import ELSEWHERE
 from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
 from tenfold.recipes.deep_ssm.config import AT_ONCE, SIMULATED, CohortName, Config, Data
+
+OPTIONS = "pass --data.path, or train sim, which needs no data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +91,22 @@ def simulated(name: CohortName, data: Data, seed: int) -> Cohort:
 
 def _read(name: CohortName, data: Data) -> Cohort:
     if data.path is not None and not data.path.exists():
-        raise UserError(f"data.path: {data.path} not found; pass --data.path, or train sim, which needs no data")
+        raise UserError(f"data.path: {data.path} not found; {OPTIONS}")
     if name == "icu12":
-        whole = icu12(data.path, events=data.specs() or DEFAULT_EVENTS, mech_vent=data.mech_vent)
+        try:
+            whole = icu12(data.path, events=data.specs() or DEFAULT_EVENTS, mech_vent=data.mech_vent)
+        except DataNotFound as error:
+            raise UserError(str(error).replace(ELSEWHERE, OPTIONS)) from error
     elif name == "mimic3":
         assert data.path is not None
         whole = read_mimic3(data.path, data.specs() or None, context_hours=data.steps)
     else:
         whole = _own(name, data)
+    if not whole.mask.any():
+        raise UserError(
+            f"data.path: {data.path}: no observation lies in the {whole.x.shape[1]} steps before a prediction; are their "
+            "times on one clock?"
+        )
     parts = {part: whole.subset(rows) for part, rows in whole.split().items()}
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty:
@@ -105,7 +117,7 @@ def _read(name: CohortName, data: Data) -> Cohort:
 def _own(name: CohortName, data: Data) -> EventTimeDataset:
     events = [event for event in data.specs() if isinstance(event, EventSpec)]
     shared = {"interventions": data.interventions, "statics": data.statics, "steps": data.steps,
-              "step_hours": data.step_hours, "rules": data.rule_of}  # fmt: skip
+              "step_hours": data.step_hours, "rules": data.rule_of, "need_all": True}  # fmt: skip
     assert data.path is not None
     try:
         if name == "meds":

@@ -12,19 +12,19 @@ import torch
 
 from tenfold.clinical.boosted_hazards import BoostedHazards
 from tenfold.clinical.cox import CoxPH
-from tenfold.clinical.events import EventSpec, EventTimeDataset
+from tenfold.clinical.events import MOST_HOURS, EventSpec, EventTimeDataset, check_events
 from tenfold.clinical.long_table import LongColumns
 from tenfold.clinical.physionet2012 import HOURLY
 from tenfold.clinical.pretrained import KIND as STATE_SPACE
+from tenfold.clinical.pretrained import finite_tensors, with_weights
 from tenfold.clinical.series import Rule, Scaling
 from tenfold.clinical.state_space import DeepStateSpace
-from tenfold.clinical.state_space_config import check_events
 from tenfold.clinical.survival_baselines import SurvivalBaseline
 from tenfold.clinical.survival_model import SurvivalModel
 from tenfold.core.atomic import write_atomic
-from tenfold.core.config import from_json, read_object, to_json
+from tenfold.core.config import from_json, need, read_object, to_json
 from tenfold.core.errors import UserError
-from tenfold.core.model_folder import CONFIG, listed, read_tensors, whole_state, write_folder
+from tenfold.core.model_folder import CONFIG, whole_state, write_folder
 from tenfold.recipes.deep_ssm.config import AT_ONCE, CohortName, Data, Method, Rivals
 
 INPUTS = "inputs.json"
@@ -44,6 +44,8 @@ class Inputs:
         codes: MEDS codes, by name; a name that is absent is its own code.
         columns: of a long table.
         scaling: of "observations" and of "static" values, from the training part.
+    Raises:
+        ValueError: names that are doubled, sizes out of range, a scaling that is none.
     """
 
     cohort: CohortName
@@ -56,6 +58,16 @@ class Inputs:
     codes: dict[str, list[str]] = field(default_factory=dict)
     columns: LongColumns = field(default_factory=LongColumns)
     scaling: dict[str, Scaling] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("observations", "interventions", "statics"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: got {', '.join(values)}, need names that differ"[:300])
+        need("steps", self.steps, 1, 10_000)  # as `Data.steps`
+        need("step_hours", self.step_hours, 0, MOST_HOURS, above=True)
+        for name, scaling in self.scaling.items():
+            scaling.check(f"scaling.{name}")
 
     @classmethod
     def of(cls, cohort: CohortName, dataset: EventTimeDataset, data: Data) -> Inputs:
@@ -150,27 +162,16 @@ def _rival(folder: Path, content: Mapping[str, Any], inputs: Inputs) -> Survival
     if kind not in (*ENCODERS, *AT_ONCE):
         raise UserError(f"{where}: kind: got {kind!r}, need one of {', '.join((STATE_SPACE, *ENCODERS, *AT_ONCE))}")
     read = from_json(_RivalFolder, dict(content), where=where)
-    tensors = read_tensors(folder)
-    if read.rivals.layers > len(tensors):
-        raise UserError(f"{where}: got more layers than the weights hold; the file is damaged")
-    sizes = (len(inputs.observations), len(inputs.interventions), len(inputs.statics))
+    n_obs, n_interv, n_static = sizes = (len(inputs.observations), len(inputs.interventions), len(inputs.statics))
     if kind == "boosting":
+        tensors = finite_tensors(folder)
         try:
-            return BoostedHazards.from_tensors(sizes[0], sizes[1], read.events, tensors, n_static=sizes[2])
+            return BoostedHazards.from_tensors(n_obs, n_interv, read.events, tensors, n_static=n_static)
         except ValueError as error:
             raise UserError(f"{folder}: tensors do not fit {CONFIG}: {error}") from error
-    with torch.device("meta"):  # settings of a damaged file may ask for any size
-        if kind == "cox":
-            model: SurvivalBaseline | CoxPH = CoxPH(sizes[0], sizes[1], read.events, n_static=sizes[2])
-        else:
-            model = build_rival(kind, sizes, read.events, read.rivals, 0)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    given = {name: tensor.shape for name, tensor in tensors.items()}
-    if wanted != given:
-        wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-        raise UserError(f"{folder}: tensors do not fit {CONFIG}: {listed(wrong)}")
-    model.load_state_dict(tensors, assign=True)
-    return model
+    if kind == "cox":
+        return with_weights(folder, lambda: CoxPH(n_obs, n_interv, read.events, n_static=n_static), 1)
+    return with_weights(folder, lambda: build_rival(kind, sizes, read.events, read.rivals, 0), read.rivals.layers)
 
 
 @dataclass(frozen=True)

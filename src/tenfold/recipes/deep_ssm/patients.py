@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.clinical.cohort_words import Source, source_kind
+from tenfold.clinical.cohort_words import Source
 from tenfold.clinical.events import EventTimeDataset
 from tenfold.clinical.icu12 import EVENTS as ICU_EVENTS
 from tenfold.clinical.icu12 import icu12
@@ -23,13 +23,13 @@ def read_patients(opened: Opened, source: Source) -> EventTimeDataset:
     Raises:
         UserError: nothing of that kind there, a damaged file, none of the model's variables in it.
     """
-    path, kind = source.path, source_kind(source.path)
+    path = source.path
     try:
-        if kind == "table":
+        if source.kind == "table":
             dataset = _from_table(opened, source)
-        elif kind == "meds":
+        elif source.kind == "meds":
             dataset = _from_meds(opened, source)
-        elif kind == "physionet":
+        elif source.kind == "physionet":
             dataset = _from_physionet(opened, path)
         else:
             dataset = _from_mimic3(opened, path)
@@ -37,7 +37,10 @@ def read_patients(opened: Opened, source: Source) -> EventTimeDataset:
         raise error if isinstance(error, UserError) else UserError(f"patients: {path}: {error}") from error
     if not dataset.mask.any() and len(dataset):
         names = ", ".join(opened.inputs.observations[:5])
-        raise UserError(f"patients: {path}: holds none of the model's variables before the prediction ({names}, ...)")
+        when = "; --labels says when that is" if source.kind == "meds" else ""
+        raise UserError(
+            f"patients: {path}: holds none of the model's variables before the prediction ({names}, ...){when}"
+        )
     return dataset
 
 

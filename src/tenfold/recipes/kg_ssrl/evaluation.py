@@ -88,7 +88,8 @@ def rewarded_paths(
     generator = torch.Generator(picked.device).manual_seed(forward_seed(seed, 0, 0, len(STAGES)))
     found = 0
     for part in picked.split(50):
-        end = rollout(policy, env, env.reset(*part.T, rollouts=WALKS), generator=generator).states[-1]
+        source, relation, target = part.T
+        end = rollout(policy, env, env.reset(source, relation, target, WALKS), generator=generator).states[-1]
         stays = end.path_rel == kg.no_op
         order = stays.long().argsort(dim=1, stable=True)  # the steps that move come first
         steps = [column.masked_fill(stays, -1).gather(1, order) for column in (end.path_rel, end.path_dst)]

@@ -19,7 +19,6 @@ from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import frequent_items, read_mimic3
 from tenfold.clinical.mimic3_items import GCS_PARTS, INTERVENTIONS, ITEMS, Item
 from tenfold.clinical.planted_forecast import PlantedForecast
-from tenfold.clinical.series import Scaling
 from tenfold.core.atomic import checked_name
 from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
@@ -33,14 +32,14 @@ class Cohort:
     Args:
         name: of the cohort.
         data: all of them, in three parts.
-        scaling: of all variables that the source is read with, those of `data` among them; None for the simulator.
+        gap: steps between what is read and the trigger, from which outcomes are counted.
         items: of MIMIC-III.
         oracle: chance of the outcome of every test subject by the law that made it; None outside the simulator.
     """
 
     name: CohortName
     data: ForecastDataset
-    scaling: Scaling | None = None
+    gap: int = 0
     items: tuple[Item, ...] = ()
     oracle: NDArray[np.float64] | None = None
 
@@ -61,8 +60,7 @@ def _built(name: CohortName, data: Data, seed: int) -> Cohort:
     if data.path is not None and not data.path.exists():
         raise UserError(f"data.path: {data.path} not found; pass --data.path, or train sim, which needs no data")
     if name == "death48":
-        stays = death48(data.path)
-        return Cohort(name, stays, stays.scaling)
+        return Cohort(name, death48(data.path))
     try:
         return _mimic3(data) if name == "mimic3" else _own(name, data)
     except ValueError as error:  # names that fit nothing; the readers' own messages say which
@@ -85,7 +83,7 @@ def _mimic3(data: Data) -> Cohort:
     steps = data.history + data.horizon
     dataset = read_mimic3(data.path, data.specs() or ["death30"], items=items, context_hours=steps)
     read = forecast_from_events(dataset, data.horizon)
-    return Cohort("mimic3", only(read, variables_of(wanted, read.features)), read.scaling, items)
+    return Cohort("mimic3", only(read, variables_of(wanted, read.features)), data.horizon, items)
 
 
 def chosen_items(data: Data) -> list[Item]:
@@ -121,7 +119,8 @@ def only(data: ForecastDataset, names: Sequence[str]) -> ForecastDataset:
 
 def _own(name: CohortName, data: Data) -> Cohort:
     events = [event for event in data.specs() if isinstance(event, EventSpec)]
-    grid = {"steps": data.history + data.horizon, "step_hours": data.step_hours, "rules": data.rule_of}
+    steps = data.history + data.horizon
+    grid = {"steps": steps, "step_hours": data.step_hours, "rules": data.rule_of, "need_all": True}
     assert data.path is not None
     dataset: EventTimeDataset
     if name == "meds":
@@ -135,8 +134,14 @@ def _own(name: CohortName, data: Data) -> Cohort:
             observations=data.variables or None,
             **grid,  # type: ignore[arg-type]
         )
-    read = forecast_from_events(dataset, data.horizon)
-    return Cohort(name, read, read.scaling)
+    if not dataset.observation_names:
+        raise UserError(f"data.path: {data.path} holds no measurement")
+    if not dataset.mask.any():
+        raise UserError(
+            f"data.path: {data.path}: nothing lies in the {steps} steps before a trigger; are their times on one clock?"
+        )
+    flags = [variable for variable, rule in data.rule_of.items() if rule == "any"]
+    return Cohort(name, forecast_from_events(dataset, data.horizon, flags=flags), data.horizon)
 
 
 def target_of(config: Config, cohort: Cohort) -> str:
@@ -156,4 +161,4 @@ def known_target(name: str, cohort: Cohort) -> str:
     try:
         return checked_name(name)  # files will bear it
     except ValueError as error:
-        raise UserError(f"target: {error}") from error
+        raise UserError(f"target: {str(error).removeprefix('name: ')}") from error

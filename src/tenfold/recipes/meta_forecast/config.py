@@ -39,6 +39,7 @@ Mode = Literal[
     "first_order_unscaled",
     "first_order",
 ]
+MOST_STEPS = 10_000  # of a history or a future
 SIMULATED = ("sim", "sim-raw")
 OWN_GRID = ("meds", "files")  # their events say what slots they have
 LEARNED = (*get_args(HypergradientMode), "official_schedule", "first_order_unscaled")  # weights by hypergradient
@@ -58,6 +59,13 @@ PERCENTS: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(SIMULATED, (100.0,)),
     **dict.fromkeys(("death48", "mimic3", "meds", "files"), (100.0, 30.0, 10.0, 3.0, 1.0)),
 }
+
+
+def shown(percent: float) -> str:
+    """A share of labels, all of it: 50, 0.5, 50.00001."""
+    return repr(percent).removesuffix(".0")
+
+
 # Chosen on a third of the training stays of death48.
 SELECT = SelectConfig(state_size=16, lr_supervised=3e-3, classifier_steps=100)
 SIMULATED_SELECT = SelectConfig(state_size=4)
@@ -67,8 +75,9 @@ SIMULATED_SELECT = SelectConfig(state_size=4)
 class Data(OwnData):
     """What cohorts are made of. "sim" and "sim-raw" need nothing; "death48" the prepared PhysioNet Challenge 2012.
 
-    The events say what may be predicted: one within its grid, which begins at the end of the future, is a positive. Codes
-    in "meds" whose names are no events are forecast.
+    The events say what may be predicted: one within its grid, which begins at the trigger, is a positive. The trigger is
+    where the future ends and, in training as in prediction, `horizon` steps after what is read. Codes in "meds" whose
+    names are no events are forecast.
 
     Args:
         variables: of "files": what is forecast; none takes all.
@@ -91,7 +100,7 @@ class Data(OwnData):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("history", "horizon"):
-            need(name, getattr(self, name), 1, 10_000)
+            need(name, getattr(self, name), 1, MOST_STEPS)
         for name in ("subjects", "labelled", "tested"):
             need(name, getattr(self, name), 8, 1e6)
         if self.labelled > self.subjects:

@@ -9,11 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.core.errors import UserError
+
 Row = Mapping[str, Any]
+METRICS = {"auc_roc": "AUC-ROC", "auc_pr": "AUC-PR", "brier": "Brier", "ece": "ECE"}
 RESAMPLES = 1000
 
 
@@ -68,8 +72,14 @@ class Resampling:
 
     @lru_cache(maxsize=4096)  # noqa: B019  one object a report
     def _auc(self, job: str, use: str) -> NDArray[Any]:
-        with np.load(self.models / job / "predictions.npz", allow_pickle=False) as file:
-            label, score = file["label"], file[use]
+        path = self.models / job / "predictions.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                label, score = file["label"], file[use]
+            if label.dtype != bool or label.shape != score.shape or not np.isfinite(score).all():
+                raise ValueError("arrays do not fit together")
+        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
+            raise UserError(f"{path}: no whole predictions of {use!r}; train the job again") from error
         return resampled_auc(label, score, _drawn(len(label)))
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from tenfold.clinical.planted_forecast import LOUD, NOISE, SIGNAL
 from tenfold.core.panels import panels
 from tenfold.core.statistics import paired_t, select
-from tenfold.recipes.meta_forecast.config import ALONE
+from tenfold.recipes.meta_forecast.config import ALONE, shown
 from tenfold.recipes.meta_forecast.evaluation import Row, by_seed
 from tenfold.recipes.meta_forecast.tables import METHODS, USES, modes_of, percents_of, uses_of
 
@@ -41,12 +42,17 @@ def score_figure(rows: Sequence[Row]) -> Figure:
             values = by_seed(select(rows, mode=mode, percent=percent), use)
             if values:
                 colour = COLOURS.get(mode, "#c7c7c7")
-                axis.plot(values, [place] * len(values), USE_MARKS[use], color=colour, alpha=0.5, markersize=4)
-                axis.plot([np.mean(values)] * 2, [place - 0.35, place + 0.35], color=colour, linewidth=2.5)
+                axis.plot([np.mean(values)] * 2, [place - 0.4, place + 0.4], color=colour, linewidth=2.5, alpha=0.5)
+                axis.plot(values, [place] * len(values), USE_MARKS[use], color=colour, markersize=5,
+                          markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
         names = [METHODS[mode] + ("" if use in ("law", "summaries") else f" ({USES[use]})") for mode, use in entries]
         axis.set_yticks(range(len(entries)), names if axis is axes[0] else [""] * len(entries), fontsize=7)
-        axis.set(title=f"{percent:g} % of labels", xlabel="AUC-ROC")
+        axis.set(title=f"{shown(percent)} % of labels", xlabel="AUC-ROC")
         axis.grid(axis="x", alpha=0.3)
+    uses = uses_of(rows)
+    marks = [Line2D([], [], marker=USE_MARKS[use], color="grey", linestyle="", markersize=5) for use in uses]
+    words = [{"law": "the law", "summaries": "no encoder"}.get(use, f"encoder {USES[use]}") for use in uses]
+    figure.legend(marks, words, loc="outside lower center", fontsize=7, ncols=len(uses))
     return figure
 
 
@@ -77,7 +83,7 @@ def share_figure(rows: Sequence[Row]) -> Figure:
                 axis.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
         axis.set(xscale="log", xlabel="share of the labels", title=f"encoder {USES[use]}")
         axis.set_xticks(percents)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{shown(value)} %"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     for axis in axes:  # by what was seen: the interval of two seeds is wider than any figure
@@ -117,13 +123,13 @@ def gap_figure(rows: Sequence[Row], mode: str) -> Figure:
             [METHODS[other] for other in rivals] if axis is axes[0] else [""] * len(rivals),
             fontsize=7,
         )
-        axis.set_title(f"{percent:g} % of labels", fontsize=9)
+        axis.set_title(f"{shown(percent)} % of labels", fontsize=9)
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(axis="x", alpha=0.3)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", fontsize=7, ncols=2)
     figure.supxlabel(f"AUC-ROC: {METHODS[mode]} minus the other (right: better)", fontsize=8)
-    return figure  # fmt: skip
+    return figure
 
 
 def rounds_figure(histories: Mapping[str, Sequence[Floats]], names: Sequence[str], *, planted: bool) -> Figure:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 
 from tenfold.clinical.planted_forecast import LOUD, SIGNAL
 from tenfold.core.claims import Claim
 from tenfold.core.statistics import paired_t, plus_minus, select
-from tenfold.recipes.meta_forecast.config import ALONE, LEARNED, SIMULATED, Config
+from tenfold.recipes.meta_forecast.config import ALONE, LEARNED, SIMULATED, Config, shown
 from tenfold.recipes.meta_forecast.evaluation import Row, by_seed
 from tenfold.recipes.meta_forecast.tables import METHODS, USES, labels_of, mass, percents_of, uses_of
 
@@ -42,28 +41,29 @@ def _planted_claims(rows: Sequence[Row], cohort: str) -> list[Claim | None]:
     weights = [row["weights"] for row in sorted(mine, key=lambda row: row["seed"])]
     how = f"{cohort}, weights after the last round of first_order"
 
-    def of_weights(what: str, values: list[float], bar: list[float], better: _Better) -> Claim:
-        return _claim(f"{cohort}: {what}", values, bar, better, how, cohort)
+    def of_weights(what: str, values: list[float], bar: list[float], *, lower: bool = False) -> Claim:
+        return _claim(f"{cohort}: {what}", values, bar, how, cohort, lower=lower)
 
     count, names = len(weights), list(weights[0])
     loudest = max((names[task] for task in LOUD), key=lambda name: fmean(w[name] for w in weights))
     claims: list[Claim | None] = [
-        of_weights("weight on tasks 0 to 3 at least .6", [mass(w, SIGNAL) for w in weights], [0.6] * count, "higher"),
-        of_weights("weight on loud tasks at most .15", [mass(w, LOUD) for w in weights], [0.15] * count, "lower"),
+        of_weights("weight on tasks 0 to 3 at least .6", [mass(w, SIGNAL) for w in weights], [0.6] * count),
+        of_weights("weight on loud tasks at most .15", [mass(w, LOUD) for w in weights], [0.15] * count, lower=True),
     ]
     for name in (names[task] for task in SIGNAL[:3]):
         values, bar = [w[name] for w in weights], [w[loudest] for w in weights]
-        claims.append(of_weights(f"weight of {name} above every loud task's ({loudest})", values, bar, "higher"))
+        claims.append(of_weights(f"weight of {name} above every loud task's ({loudest})", values, bar))
     how = f"{cohort}, AUC-ROC of test subjects, encoder frozen"
     for other, use, words, raised in (
         ("pretrain", "frozen", "pretrain (all) + .10", _plus(0.10)),
         ("supervised", "end_to_end", "supervised (same labels) + .02", _plus(0.02)),
         ("oracle", "law", ".5 + .70 (oracle - .5)", lambda auc: 0.5 + 0.7 * (auc - 0.5)),
-        ("oracle_subset", "frozen", "pretrain (useful tasks) - .05", _plus(-0.05)),
+        ("oracle_subset", "frozen", "pretrain (tasks 0 to 3) - .05", _plus(-0.05)),
         ("first_order_unscaled", "frozen", "without scaled losses", _plus(0.0)),
     ):
-        theirs = [raised(auc) for auc in by_seed(select(rows, mode=other), use)]
-        claims.append(_paired(f"{cohort}: first order at least {words}", by_seed(mine, "frozen"), theirs, how, cohort))
+        theirs = by_seed(select(rows, mode=other), use)
+        name = f"{cohort}: first order at least {words}"
+        claims.append(_paired(name, by_seed(mine, "frozen"), theirs, how, cohort, bar=raised))
     return claims
 
 
@@ -77,7 +77,7 @@ def _label_claims(rows: Sequence[Row], cohort: str) -> list[Claim | None]:
 
     if cohort == "death48" and (values := auc("supervised", 100.0, "end_to_end")):
         how = f"{cohort}, AUC-ROC of {len(values)} seeds' supervised LSTM"
-        claims.append(_claim(f"{cohort}: supervised LSTM at least .76, 100 % of labels", values, [0.76] * len(values), "higher", how, cohort))  # fmt: skip
+        claims.append(_claim(f"{cohort}: supervised LSTM at least .76, 100 % of labels", values, [0.76] * len(values), how, cohort))  # fmt: skip
     for use in (use for use in ("frozen", "finetuned") if any(use in row["scores"] for row in rows)):
         words = f"first order ({USES[use]})"
         how = f"{cohort}, AUC-ROC of test subjects, label subsets by seed"
@@ -85,24 +85,24 @@ def _label_claims(rows: Sequence[Row], cohort: str) -> list[Claim | None]:
             name = f"{cohort}: {words}, {percent:g} % of labels, at least supervised" + (
                 f" + {gain:.2f}" if gain else ""
             )
-            theirs = [value + gain for value in auc("supervised", percent, "end_to_end")]
-            claims.append(_paired(name, auc("first_order", percent, use), theirs, how, cohort, PAPER))
+            theirs = auc("supervised", percent, "end_to_end")
+            claims.append(_paired(name, auc("first_order", percent, use), theirs, how, cohort, PAPER, _plus(gain)))
             name = f"{cohort}: {words}, {percent:g} % of labels, at least pretrain (all) - .005"
-            theirs = [value - 0.005 for value in auc("pretrain", percent, use)]
-            claims.append(_paired(name, auc("first_order", percent, use), theirs, how, cohort, PAPER))
+            theirs = auc("pretrain", percent, use)
+            claims.append(_paired(name, auc("first_order", percent, use), theirs, how, cohort, PAPER, _plus(-0.005)))
         best = best_of(select(rows, percent=most), [mode for mode in METHODS if mode not in LEARNED])
         if most == 100.0 and best is not None:
             name = f"{cohort}: {words}, 100 % of labels, within .01 of the best other mode ({METHODS[best[0]]})"
-            theirs = [value - 0.01 for value in auc(best[0], most, best[1])]
-            claims.append(_paired(name, auc("first_order", most, use), theirs, how, cohort))
+            theirs = auc(best[0], most, best[1])
+            claims.append(_paired(name, auc("first_order", most, use), theirs, how, cohort, bar=_plus(-0.01)))
     neural = best_of(select(rows, percent=10.0), [mode for mode in METHODS if ALONE.get(mode) != "summaries"])
     if neural is not None:
         name = (
             f"{cohort}: best network ({METHODS[neural[0]]}, {USES[neural[1]]}), 10 % of labels, at least logistic - .01"
         )
-        theirs = [value - 0.01 for value in auc("logistic", 10.0, "summaries")]
+        theirs = auc("logistic", 10.0, "summaries")
         how = f"{cohort}, AUC-ROC; the network is picked by its test figure, which favours it"
-        claims.append(_paired(name, auc(neural[0], 10.0, neural[1]), theirs, how, cohort))
+        claims.append(_paired(name, auc(neural[0], 10.0, neural[1]), theirs, how, cohort, bar=_plus(-0.01)))
     return claims
 
 
@@ -123,7 +123,7 @@ def _transfer_claims(rows: Sequence[Row], cohort: str, target: str) -> list[Clai
     for percent in percents_of(rows):
         here = select(rows, percent=percent)
         for use in ("frozen", "finetuned"):
-            name = f"{cohort}: {target} with transferred weights ({USES[use]}), {percent:g} % of labels, above random tasks, as many"
+            name = f"{cohort}: {target} with transferred weights ({USES[use]}), {shown(percent)} % of labels, above random tasks, as many"
             ours, theirs = (by_seed(select(here, mode=mode), use) for mode in ("transferred", "random_draw"))
             how = f"{cohort}, AUC-ROC of {target}; random selections of the weights' effective size, mean of the draws of a seed"
             paper = "the selection transfers to unseen targets (order only; figures not at hand)"
@@ -131,33 +131,53 @@ def _transfer_claims(rows: Sequence[Row], cohort: str, target: str) -> list[Clai
     return claims
 
 
-_Better = Literal["higher", "lower"]
+Bar = Callable[[float], float]
 
 
-def _plus(by: float) -> Callable[[float], float]:
+def _plus(by: float) -> Bar:
     return lambda rival: rival + by
 
 
 def _paired(
-    name: str, values: Sequence[float], baseline: Sequence[float], how: str, cohort: str, paper: str | None = None
+    name: str,
+    values: Sequence[float],
+    rivals: Sequence[float],
+    how: str,
+    cohort: str,
+    paper: str | None = None,
+    bar: Bar | None = None,
 ) -> Claim | None:
-    """A claim that values are higher; None where a side was not trained."""
-    if not values or len(values) != len(baseline):
+    """A claim that values are higher than the bar laid on those of a rival; None where a side was not trained."""
+    if not values or len(values) != len(rivals):
         return None
-    return _claim(name, values, baseline, "higher", how, cohort, paper)
+    if bar is None:
+        return _claim(name, values, rivals, how, cohort, paper)
+    how = f"{how}; the rival has {fmean(rivals):.4f}, the baseline is the bar laid on that"
+    return _claim(name, values, [bar(rival) for rival in rivals], how, cohort, paper)
 
 
 def _claim(
     name: str,
     values: Sequence[float],
     baseline: Sequence[float],
-    better: _Better,
     how: str,
     cohort: str,
     paper: str | None = None,
+    *,
+    lower: bool = False,
 ) -> Claim:
     ci95 = paired_t(np.subtract(values, baseline)).ci95 if len(values) > 1 else (float("nan"), float("nan"))
-    return Claim(name, fmean(values), fmean(baseline), better, ci95, len(values), how, paper, cohort in SIMULATED)
+    return Claim(
+        name,
+        fmean(values),
+        fmean(baseline),
+        "lower" if lower else "higher",
+        ci95,
+        len(values),
+        how,
+        paper,
+        cohort in SIMULATED,
+    )
 
 
 def summary(config: Config, rows: Sequence[Row]) -> str:
@@ -176,7 +196,7 @@ def summary(config: Config, rows: Sequence[Row]) -> str:
                 for use in uses_of(select(here, mode=mode))
             ]
             if each:
-                words.append(f"{cohort} ({what}), {target}, {percent:g} % of labels ({labels_of(here)}), AUC-ROC: {'; '.join(each)}.")  # fmt: skip
+                words.append(f"{cohort} ({what}), {target}, {shown(percent)} % of labels ({labels_of(here)}), AUC-ROC: {'; '.join(each)}.")  # fmt: skip
     seeds = f"± is half the 95 % t interval over {len(config.seed)} seeds." if len(config.seed) > 1 else "One seed."
     return " ".join([*words, seeds])
 

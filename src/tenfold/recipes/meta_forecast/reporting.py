@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from tenfold.clinical.task_selection import read_weights_csv
+from tenfold.clinical.task_weighting import WEIGHTS
 from tenfold.core.run import Run
 from tenfold.core.statistics import select
 from tenfold.recipes.meta_forecast import figures, findings, tables
-from tenfold.recipes.meta_forecast.config import LEARNED, SIMULATED, Config
+from tenfold.recipes.meta_forecast.config import LEARNED, SIMULATED, Config, shown
 from tenfold.recipes.meta_forecast.evaluation import Resampling, Row
-from tenfold.recipes.meta_forecast.folder import WEIGHTS
+from tenfold.recipes.meta_forecast.folder import read_history
 
 PANELS = 6  # of weights over rounds
 
@@ -42,7 +41,7 @@ def show_scores(config: Config, run: Run, cohort: str, target: str, rows: Sequen
     for percent in percents:
         here = select(rows, percent=percent)
         words = f"{note} Labels read: {tables.labels_of(here)}."
-        run.table(f"{name}, {percent:g} pct of labels", tables.score_table(here), f"{words} {findings.PAPER}.")
+        run.table(f"{name}, {shown(percent)} pct of labels", tables.score_table(here), f"{words} {findings.PAPER}.")
     if lead is None:
         return
     show_weights(run, name, cohort, lead, rows)
@@ -67,7 +66,7 @@ def show_weights(run: Run, name: str, cohort: str, lead: str, rows: Sequence[Row
     for mode, percent in wanted[:PANELS]:
         several = [history_of(run, row["name"]) for row in select(rows, mode=mode, percent=percent)]
         if several:
-            title = tables.METHODS[mode] if planted else f"{percent:g} % of labels"
+            title = tables.METHODS[mode] if planted else f"{shown(percent)} % of labels"
             histories[title] = several
     names = list(select(rows, mode=lead)[0]["weights"])
     caption = f"{name}: weights of the forecast tasks over rounds; lines are means over seeds, bands all of them, dots: all tasks alike."  # fmt: skip
@@ -80,10 +79,6 @@ def show_weights(run: Run, name: str, cohort: str, lead: str, rows: Sequence[Row
 
 
 def history_of(run: Run, job: str) -> np.ndarray:
-    """Weights before each round and after the last, [rounds + 1, F]."""
-    return read_weights_csv(weights_file(run.path, job).read_text(encoding="utf-8"))[1]
-
-
-def weights_file(path: Path, job: str) -> Path:
-    """The weights.csv of a job; every use of its encoder has the same."""
-    return sorted((path / "models" / job).glob(f"*/{WEIGHTS}"))[0]
+    """Weights before each round and after the last, [rounds + 1, F]; every use of the job's encoder has the same."""
+    folder = run.path / "models" / job
+    return read_history(next(iter(sorted(folder.glob(f"*/{WEIGHTS}"))), folder / WEIGHTS))[1]

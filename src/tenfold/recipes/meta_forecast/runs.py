@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tenfold.core.config import from_json, read_object
 from tenfold.core.errors import UserError
@@ -12,9 +11,7 @@ from tenfold.core.model_folder import CONFIG
 from tenfold.core.run import Run
 from tenfold.recipes.meta_forecast.config import ALONE, LEARNED, Config
 from tenfold.recipes.meta_forecast.folder import INPUTS
-from tenfold.recipes.meta_forecast.training import FIELDS
-
-Row = dict[str, Any]
+from tenfold.recipes.meta_forecast.training import Row, read_row
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,18 @@ def open_run(path: Path) -> tuple[Run, Config]:
 
 
 def finished_rows(run: Run, config: Config) -> list[Row]:
-    """Of all jobs that are done, those of transfers last."""
+    """Of all jobs that are done, those of transfers last.
+
+    Raises:
+        UserError: a damaged file.
+    """
     names = sorted(file.stem for file in (run.path / "stages").glob("[!.]*.json"))
-    rows: list[Row] = [run.load_stage(name, FIELDS) for name in names]
+    rows = [read_row(run, name) for name in names]
+    for row in rows:
+        if row["cohort"] not in config.cohort:
+            raise UserError(
+                f"{run.stage(row['name'])}: cohort: got {row['cohort']!r}, need one of {', '.join(config.cohort)}"
+            )
     return sorted(rows, key=lambda row: (config.cohort.index(row["cohort"]), row["transfer"]))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from tenfold.clinical.planted_forecast import LOUD, NOISE, SIGNAL
 from tenfold.core.statistics import paired_t, plus_minus, select
-from tenfold.recipes.meta_forecast.config import ALONE
-from tenfold.recipes.meta_forecast.evaluation import Resampling, Row, by_seed
+from tenfold.recipes.meta_forecast.config import ALONE, shown
+from tenfold.recipes.meta_forecast.evaluation import METRICS, Resampling, Row, by_seed
 
 Line = dict[str, Any]
 METHODS = {
@@ -27,7 +27,7 @@ METHODS = {
     "transferred": "weights of the other outcome",
     "given_weights": "given weights",
     "top_k_of_weights": "the largest weights, alike",
-    "oracle_subset": "pretrain (useful tasks, known)",
+    "oracle_subset": "pretrain (tasks 0 to 3)",
     "pretrain": "pretrain (all tasks)",
     "pretrain_subset": "pretrain (given tasks)",
     "random_subset": "pretrain (random tasks)",
@@ -48,7 +48,6 @@ USES = {
     "summaries": "none",
     "law": "the law",
 }
-METRICS = {"auc_roc": "AUC-ROC", "auc_pr": "AUC-PR", "brier": "Brier", "ece": "ECE"}
 
 
 def modes_of(rows: Sequence[Row]) -> list[str]:
@@ -98,7 +97,7 @@ def share_table(rows: Sequence[Row]) -> list[Line]:
         for use in uses_of(select(rows, mode=mode)):
             line: Line = {"method": METHODS[mode], "encoder": USES[use]}
             for percent in percents_of(rows):
-                line[f"{percent:g} %"] = plus_minus(by_seed(select(rows, mode=mode, percent=percent), use))
+                line[f"{shown(percent)} %"] = plus_minus(by_seed(select(rows, mode=mode, percent=percent), use))
             lines.append(line)
     return lines
 
@@ -121,7 +120,7 @@ def gap_table(rows: Sequence[Row], mode: str, resampling: Resampling | None) -> 
                 if other in (mode, "oracle") or against is None or against not in uses_of(theirs):
                     continue
                 gaps = np.subtract(by_seed(mine, use), by_seed(theirs, against))
-                line: Line = {"labels": f"{percent:g} %", "encoder": USES[use], "against": METHODS[other],
+                line: Line = {"labels": f"{shown(percent)} %", "encoder": USES[use], "against": METHODS[other],
                               "difference": f"{gaps.mean():+.3f}"}  # fmt: skip
                 if len(gaps) > 1:
                     line["95 %, seeds"] = _span(*paired_t(gaps).ci95)
@@ -165,7 +164,7 @@ def planted_table(rows: Sequence[Row]) -> list[Line]:
                 [max(abs(16 * w - 1) for w in each.values()) for each in weights], 2
             )
             lines.append(line)
-    return lines  # fmt: skip
+    return lines
 
 
 def useful_above_loud(weights: dict[str, float]) -> float:
@@ -188,7 +187,7 @@ def top_table(rows: Sequence[Row], mode: str, count: int = 10) -> list[Line]:
     for task in order:
         line: Line = {"task": task}
         for percent in percents:
-            line[f"{percent:g} %"] = plus_minus([row["weights"][task] for row in select(own, percent=percent)])
+            line[f"{shown(percent)} %"] = plus_minus([row["weights"][task] for row in select(own, percent=percent)])
         lines.append(line)
     return lines
 

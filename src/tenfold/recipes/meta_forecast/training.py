@@ -9,7 +9,7 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,16 +18,59 @@ from tenfold.clinical.forecast_data import ForecastDataset
 from tenfold.clinical.selection_config import SelectConfig
 from tenfold.clinical.task_selection import AutoSelect, Result, fit_mode
 from tenfold.core.atomic import write_atomic
+from tenfold.core.config import from_json
+from tenfold.core.errors import UserError
 from tenfold.core.jobs import advance
 from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.recipes.meta_forecast.cohorts import build_cohort, known_target, target_of
-from tenfold.recipes.meta_forecast.config import ALONE, LEARNED, CohortName, Config, Mode
+from tenfold.recipes.meta_forecast.config import ALONE, LEARNED, CohortName, Config, Mode, shown
+from tenfold.recipes.meta_forecast.evaluation import METRICS
 from tenfold.recipes.meta_forecast.folder import Inputs, read_weights, write_model
 
 Row = dict[str, Any]
-FIELDS = ("name", "transfer", "cohort", "target", "mode", "percent", "seed", "scores", "weights")
 _SLOW = {"unrolled": 12.0, "implicit": 20.0, "official_hessian": 15.0, "hessian_fixed": 10.0}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The fields of a job's row; `scores` by use of the encoder and measure, `weights` by task."""
+
+    name: str
+    cohort: CohortName
+    percent: float
+    seed: int
+    transfer: bool
+    mode: Mode | Literal["transferred", "random_draw"]
+    target: str
+    seconds: float
+    labels: dict[str, float]
+    scores: dict[str, dict[str, float]]
+    weights: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise ValueError("scores: got none, need those of one use or more")
+        for use, scores in self.scores.items():
+            if not set(METRICS) <= {name for name, value in scores.items() if math.isfinite(value)}:
+                raise ValueError(f"scores.{use}: got {scores}, need finite {', '.join(METRICS)}")
+        if not {"train", "valid"} <= self.labels.keys():
+            raise ValueError(f"labels: got {self.labels}, need train and valid")
+
+
+def read_row(run: Run, name: str) -> Row:
+    """The row of a finished job.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    row: Row = run.load_stage(name)
+    try:
+        if from_json(_Kept, row, where=str(run.stage(name))).name != name:
+            raise UserError(f"{run.stage(name)}: name: got {row['name']!r}, need {name!r}")
+    except UserError as error:
+        raise UserError(f"{error}; delete the file, and --resume does its part again") from error
+    return row
 
 
 @dataclass(frozen=True)
@@ -52,7 +95,7 @@ class Job:
     def name(self) -> str:
         """What its files are called."""
         mode = self.mode if self.source is None else "transferred" if self.draw is None else f"draw{self.draw}"
-        return "-".join(filter(None, (self.cohort, self.target, mode, f"{self.percent:g}pct", f"seed{self.seed}")))
+        return "-".join(filter(None, (self.cohort, self.target, mode, f"{shown(self.percent)}pct", f"seed{self.seed}")))
 
     @property
     def size(self) -> float:
@@ -83,17 +126,16 @@ def train_one(config: Config, run_path: str, job: Job) -> Row:
     """
     run = Run.open(run_path)
     if run.done(job.name):
-        row: Row = run.load_stage(job.name, FIELDS)
         advance(job.size)
-        return row
+        return read_row(run, job.name)
     cohort = build_cohort(job.cohort, config, job.seed)
     target = known_target(job.target, cohort) if job.target else target_of(config, cohort)
     mode, settings = config.settings(job.cohort, job.mode, target, job.percent, job.seed)
     weights = None
     if job.mode == "given_weights":
-        weights = run.load_stage(job.source)["weights"] if job.source else read_weights(config.transfer_from)
+        weights = read_row(run, job.source)["weights"] if job.source else read_weights(config.transfer_from)
     if job.draw is not None and job.source is not None:
-        count = effective_size(run.load_stage(job.source)["weights"])
+        count = effective_size(read_row(run, job.source)["weights"])
         drawn = np.random.default_rng([job.seed, job.draw]).permutation(len(cohort.data.features))[:count]
         settings = replace(settings, include=tuple(sorted(drawn.tolist())), exclude=())
     folder = JobFolder(run, job.name)

@@ -22,7 +22,7 @@ from tenfold.core.run import Run
 from tenfold.core.statistics import select
 from tenfold.recipes.meta_forecast import findings, tables
 from tenfold.recipes.meta_forecast.cohorts import build_cohort, known_target, target_of
-from tenfold.recipes.meta_forecast.config import LEARNED, MODES, SIMULATED, CohortName, Config, Mode
+from tenfold.recipes.meta_forecast.config import LEARNED, MODES, SIMULATED, CohortName, Config, Mode, shown
 from tenfold.recipes.meta_forecast.evaluation import Resampling, Row
 from tenfold.recipes.meta_forecast.experiment import check, plan, train, transfer_plan
 from tenfold.recipes.meta_forecast.folder import INPUTS, Opened, read_model
@@ -99,8 +99,10 @@ def predict(
         label_percent: share of the labels that it saw; none takes the largest.
         seed: of its training; none takes the first.
         use: of its encoder; none takes the last that the run has.
-        labels: of MEDS: parquet of subject_id and prediction_time; none: the model's history after each first record.
-        subjects: of a long table: one row a subject, with the trigger.
+        labels: of MEDS: parquet of subject_id and prediction_time, the trigger; none: as many hours after each first
+            record as the model's grid has.
+        subjects: of a long table: one row a subject, perhaps with the trigger; its meaning is that of the training table: the
+            outcome is counted from it, and the model reads up to `horizon` steps before it (death48, sim: up to it).
         codes: of MEDS: a JSON file {name: [codes]} for the model's names; none: its own.
         columns: of tables; empty ones are the model's own.
     """
@@ -112,8 +114,8 @@ def predict(
     write_table(out, opened, histories, probabilities(opened, histories))
     print(f"model: {opened.path}")
     print(f"{out}: {len(histories.ids)} predictions of {opened.inputs.target}")
-    if empty := int((~histories.mask.any((1, 2))).sum()):
-        print(f"{empty} of them without any value before the prediction")
+    if histories.empty:
+        print(f"{histories.empty} of them without any value before the prediction")
 
 
 def probabilities(opened: Opened, histories: Histories) -> np.ndarray:
@@ -221,7 +223,7 @@ def _print_target(run: Run, cohort: str, target: str, rows: Sequence[Row], diffe
         print(_aligned(tables.share_table(rows)) + "\n")
     for percent in percents:
         here = select(rows, percent=percent)
-        print(f"{cohort}, {target}, {percent:g} % of labels ({tables.labels_of(here)})")
+        print(f"{cohort}, {target}, {shown(percent)} % of labels ({tables.labels_of(here)})")
         print(_aligned(tables.score_table(here)) + "\n")
     lead = next((mode for mode in tables.modes_of(rows) if mode in LEARNED), None)
     if lead is not None:
