@@ -114,7 +114,7 @@ def test_a_round_from_answers_to_the_next_committee(tokenizer: Tokenizer) -> Non
         seen.append(data)
         return expert("new", *everything[:4]).model  # type: ignore[return-value]
 
-    def evaluate(model: object) -> float:
+    def evaluate(name: str, model: object) -> float:
         return accuracy(Member("x", "x", 0, model, 0.0), tokenizer)  # type: ignore[arg-type]
 
     refreshed: list[int] = []

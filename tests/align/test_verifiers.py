@@ -9,7 +9,7 @@ import pytest
 
 from tenfold.align.rollout import Response
 from tenfold.align.samples import Sample
-from tenfold.align.verifiers import gsm8k_prompt, gsm8k_tasks, number_correct, toy_tasks, verify
+from tenfold.align.verifiers import gsm8k_prompt, gsm8k_tasks, number_correct, read_tasks, toy_tasks, verify
 from tenfold.core.errors import UserError
 from tenfold.lm.chat_eval import run_gsm8k
 from tenfold.lm.tasks import Example
@@ -68,3 +68,38 @@ def test_scores_of_all_responses() -> None:
     right = [Response(task.answer or "", Sample.of([0], [1]), True) for task in tasks]
     wrong = Response("?", Sample.of([0], [1]), True)
     assert verify(tasks, [[good, wrong] for good in right]) == [[1, 0]] * 5
+
+
+@pytest.mark.parametrize(
+    ("row", "right", "wrong"),
+    [
+        ({"prompt": "Copy ab.", "answer": " ab "}, "ab\n", "abc"),
+        ({"prompt": [{"role": "user", "content": "1 + 2?"}], "solution": "so\n#### 3"}, "it is 3", "4"),
+        ({"prompt": "1 + 2?", "ground_truth": 3}, "3", "3.5"),
+        ({"prompt": "Hi?", "completion": [{"role": "assistant", "content": "Hi."}]}, "Hi.", "Ho."),
+    ],
+)
+def test_tasks_of_the_user_are_checked_by_their_answer(row: dict[str, object], right: str, wrong: str) -> None:
+    (task,) = read_tasks([row])
+    assert task.messages[-1].role == "user"
+    assert (task.check(right), task.check(wrong)) == (1.0, 0.0)
+
+
+def test_a_task_without_an_answer_has_no_check() -> None:
+    (task,) = read_tasks([{"prompt": "Say something."}])
+    assert task.answer is None and task.check("something") == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "tasks: got no rows"),
+        ([{"question": "a"}], "row 0: got question, need prompt"),
+        ([{"prompt": ""}], "row 0: prompt: got str"),
+        ([{"prompt": "a", "answer": {"b": 1}}], "row 0: answer: got dict"),
+        ("none.jsonl", "tasks not found: none.jsonl"),
+    ],
+)
+def test_bad_tasks_are_named(rows: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_tasks(rows)  # type: ignore[arg-type]

@@ -138,6 +138,24 @@ def test_binned_costs_at_most_a_thousandth_more(name: str, k: int) -> None:
             torch.testing.assert_close(row[i == cluster].mean(), c[cluster])
 
 
+@pytest.mark.parametrize("name", HEAVY)
+def test_binned_with_weights_is_near_the_weighted_optimum(name: str) -> None:
+    rng = np.random.default_rng(2)
+    x = torch.from_numpy(HEAVY[name](rng))
+    weights = torch.from_numpy(rng.lognormal(0, 1.5, x.shape))
+
+    def weighed(row: torch.Tensor, w: torch.Tensor, centroids: torch.Tensor, index: torch.Tensor) -> float:
+        return float((w * (row - centroids[index]).square()).sum())
+
+    found = kmeans_1d_binned(x, 16, weights=weights)
+    for row, w, c, i in zip(x, weights, *found, strict=True):
+        assert weighed(row, w, c, i) <= weighed(row, w, *kmeans_1d(row, 16, w)) * 1.005
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(kmeans_1d_binned(x, 16, weights=3 * torch.ones_like(x)), kmeans_1d_binned(x, 16), strict=True)
+    )
+
+
 def test_binned_takes_rows_of_any_kind() -> None:
     x = torch.tensor([[5.0, 5.0, 5.0, 5.0], [1.0, 1.0, 2.0, 2.0], [0.0, 1e-8, 1.0, 1e6]], dtype=torch.float64)
     centroids, index = kmeans_1d_binned(x, 3)
@@ -166,6 +184,7 @@ X = torch.arange(6.0)
         (lambda: kmeans_1d(X, 2, 0 * X), "zeros alone"),
         (lambda: kmeans_1d_binned(X, 2), "2 axes"),
         (lambda: kmeans_1d_binned(X.view(1, 6), 5, bins=4), "bins: got 4"),
+        (lambda: kmeans_1d_binned(X.view(1, 6), 2, weights=-X.view(1, 6)), "none below 0"),
     ],
 )
 def test_bad_input(call: Callable[[], object], match: str) -> None:

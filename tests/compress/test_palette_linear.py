@@ -70,6 +70,39 @@ def test_the_least_squared_error_and_how_much_rounding_to_nearest_adds() -> None
     assert error["uniform"] > 1.7 * error["exact"]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("block", [0, 8, 21, 64])
+def test_scales_make_up_for_lines_of_different_size(axis: int, block: int) -> None:
+    dense = layer()
+    sizes = torch.logspace(-2, 1, 40 if axis == 0 else 21)
+    dense.weight.data *= sizes.unsqueeze(1 - axis)
+    plain, scaled = (made(dense, axis=axis, bits=3, block=each).dense() for each in (None, block))
+    error, before = (
+        (each - dense.weight).square().sum(axis * -1 + 1) / dense.weight.square().sum(axis * -1 + 1)
+        for each in (scaled, plain)
+    )
+    assert error.max() < 0.15 and before.max() > 0.5
+    torch.testing.assert_close(
+        made(dense, axis=axis, block=block)(X), F.linear(X, made(dense, axis=axis, block=block).weight)
+    )
+
+
+def test_a_block_of_zeros_stays_zero() -> None:
+    dense = layer()
+    dense.weight.data[3, 8:16] = 0
+    assert not made(dense, block=8).dense()[3, 8:16].any()
+
+
+def test_errors_count_by_the_importance_of_their_input() -> None:
+    dense, importance = layer(), torch.logspace(-3, 3, 21)
+    plain, weighed = made(dense, bits=2), made(dense, bits=2, importance=importance)
+    cost = [float(((each.dense() - dense.weight).square() * importance).sum()) for each in (weighed, plain)]
+    assert cost[0] < 0.85 * cost[1]
+    same = made(dense, bits=2, importance=torch.full((21,), 3.0))
+    assert torch.equal(same.dense(), plain.dense())
+    assert bool(made(dense, bits=2, importance=torch.zeros(21)).dense().isfinite().all())
+
+
 def test_uniform_is_rounding_to_the_nearest_step() -> None:
     weight = torch.tensor([[-1.0, -0.2, 0.4, 2.0], [0.0, 0.6, 1.4, -0.4]])
     tables, index = fit_palettes(weight, 2, 2, 0, method="uniform")
@@ -135,6 +168,9 @@ def test_stored_bits_are_those_of_the_buffers(bits: int, axis: int) -> None:
     palettes = made(layer(), bits=bits, axis=axis)
     held = 8 * palettes.packed.numel() + 16 * palettes.tables.numel()
     assert stored_bits(40, 21, bits, 16, axis) == held
+    scaled = made(layer(), bits=bits, axis=axis, block=8)
+    assert scaled.scales is not None
+    assert stored_bits(40, 21, bits, 16, axis, 8) == held + 16 * scaled.scales.numel()
 
 
 def test_bytes_of_embedding_and_output_layer() -> None:

@@ -27,6 +27,7 @@ from tenfold.nn.moe import MoEConfig
 
 # Column counts that fill no byte at 2 or 3 bits, rows that fill no group of 16.
 CFG = DecoderConfig(vocab_size=50, dim=30, n_layers=2, n_heads=3, n_kv_heads=1, head_dim=10, ffn_dim=37, max_len=40)
+BITS = {"packed": 8, "codes": 8, "tables": 16, "scales": 16, "steps": 32}
 IDS = torch.randint(0, 50, (2, 11), generator=torch.Generator().manual_seed(1))
 
 
@@ -44,6 +45,8 @@ def decoder(**fields: Any) -> Decoder:
         PaletteConfig(bits=3, group=7),
         PaletteConfig(embedding_bits=16, bins=4096),
         PaletteConfig(method="uniform"),
+        PaletteConfig(block=8, axis=1),
+        PaletteConfig(block=0),
     ],
     ids=str,
 )
@@ -73,9 +76,9 @@ def test_materialized_is_dense_and_gives_the_same_logits() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("embedding_bits", [8, 16])
-def test_planned_and_real_size_agree(embedding_bits: int, tied: bool) -> None:
-    config = PaletteConfig(embedding_bits=embedding_bits)
+@pytest.mark.parametrize(("embedding_bits", "block"), [(8, None), (16, None), (8, 8)])
+def test_planned_and_real_size_agree(embedding_bits: int, block: int | None, tied: bool) -> None:
+    config = PaletteConfig(embedding_bits=embedding_bits, block=block)
     model = decoder(tie_embeddings=tied)
     bits = {name: (2, 4, 6)[i % 3] for i, name in enumerate(projections(model))}
     planned = planned_bits_per_weight(model, config, bits)
@@ -83,8 +86,8 @@ def test_planned_and_real_size_agree(embedding_bits: int, tied: bool) -> None:
     held = 16.0 * sum(w.numel() for name, w in model.named_parameters() if "norm" in name)
     small = palettize(model, config, bits=bits)
     for name, tensor in small.state_dict().items():
-        if name.endswith((".packed", ".codes", ".tables", ".steps")):
-            held += tensor.numel() * {"packed": 8, "codes": 8, "tables": 16, "steps": 32}[name.rpartition(".")[2]]
+        if name.endswith((".packed", ".codes", ".tables", ".scales", ".steps")):
+            held += tensor.numel() * BITS[name.rpartition(".")[2]]
         elif "norm" not in name:
             held += 16 * tensor.numel()
     assert bits_per_weight(small) == planned == pytest.approx(held / weights)
@@ -153,6 +156,7 @@ def broken(name: str, value: float) -> Decoder:
         (lambda: PaletteConfig(activation_bits=4), "activation_bits: got 4"),
         (lambda: PaletteConfig(method="lloyd"), "method: got 'lloyd'"),
         (lambda: PaletteConfig(bins=8), "bins: got 8, need at least 16"),
+        (lambda: PaletteConfig(block=-1), "block: got -1"),
         (lambda: palettize(palettize(decoder())), "palettized already"),
         (lambda: palettize(add_lora(decoder(), 2)), "has adapters"),
         (lambda: palettize(decoder(moe=MoEConfig(30, 16, 4, router="topk", dropless=True))), "has experts"),

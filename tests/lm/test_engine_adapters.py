@@ -14,7 +14,7 @@ from tenfold.lm.generate import generate
 from tenfold.lm.request import Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.nn.lora import add_lora, lora_parameters
-from tenfold.nn.lora_layer import activate, working
+from tenfold.nn.lora_layer import activate, remove, working
 from tenfold.text.chat import Sampling
 from tenfold.text.messages import Message
 from tenfold.text.tokenizer import train_tokenizer
@@ -116,3 +116,25 @@ def test_a_chat_model_with_an_adapter_shares_the_engine() -> None:
         first, second = says(chat), says(other)
         assert first != second
         assert says(chat) == first and says(other) == second
+
+
+def test_an_adapter_stays_until_its_requests_are_over(model: Decoder) -> None:
+    ids = prompt(30)
+    wanted = {name: alone(model, ids, name) for name in ("sum", None)}
+    with Engine(model, prefill_chunk=8) as engine:
+        streams = {name: engine.submit(Request(ids, 9, GREEDY, adapter=name)) for name in ("sum", None)}
+        for _ in range(6):
+            engine.step()
+        with pytest.raises(ValueError, match="1 running requests began with 'sum'"):
+            remove(model, "sum")
+        assert {name: [token.id for token in stream] for name, stream in streams.items()} == wanted
+        late = engine.submit(Request(ids, 9, GREEDY, adapter="tone"))
+        remove(model, "tone")
+        with pytest.raises(ValueError, match="got 'tone', need one of sum"):
+            list(late)  # taken away while it waited: its own request fails, nobody else's
+        remove(model, "sum")
+        taught(model, "sum", 9)  # another adapter of the same name takes nothing over
+        activate(model, None)
+        other = [token.id for token in engine.submit(Request(ids, 9, GREEDY, adapter="sum"))]
+        activate(model, "sum")
+        assert other == generate(model, [ids], max_new_tokens=9, temperature=0).ids[0] != wanted["sum"]

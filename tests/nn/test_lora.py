@@ -141,6 +141,23 @@ def test_several_adapters_one_at_a_time_or_one_a_row() -> None:
     torch.testing.assert_close(activate(model, "b")(IDS), alone["b"])
 
 
+def test_an_adapter_stays_while_requests_need_it() -> None:
+    model = adapted(name="a")
+    active = active_of(model)
+    active.enter("a")
+    active.enter("a")
+    active.enter(None)
+    for count in (2, 1):
+        with pytest.raises(ValueError, match=f"{count} running requests began with 'a'"):
+            remove(model, "a")
+        active.leave("a")
+    active.leave(None)
+    remove(model, "a")
+    assert adapters(model) == []
+    with pytest.raises(ValueError, match="got 'a', need one of none"):
+        active.enter("a")
+
+
 def test_what_switches_an_adapter_on_lets_it_learn() -> None:
     model = lora.add_lora(adapted(name="a"), 2, name="b")
     assert all(w.requires_grad for w in lora.lora_parameters(model, "b"))
@@ -202,6 +219,7 @@ def test_targets_of_a_part_of_the_layers_are_named_in_full(tmp_path: Path) -> No
         (lambda: lora.add_lora(decoder(), 2, targets=["q_proj", "lm_head"]), "targets: got 'lm_head'"),
         (lambda: lora.add_lora(lora.add_lora(decoder(), 2), 2), "name: got 'default'"),
         (lambda: lora.add_lora(decoder(), 2, name="a.b"), r"name: got 'a\.b'"),
+        (lambda: lora.add_lora(decoder(), 2, name="copy"), "name: got .copy., which torch"),
         (lambda: lora.disabled(decoder()).__enter__(), "has no adapter"),
         (lambda: lora.merge(decoder()), "adapter: got 'default', need one of the model's: none"),
         (lambda: lora.lora_parameters(adapted(), "x"), "need one of the model's: default"),

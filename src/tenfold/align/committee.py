@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tenfold.align.judge import Comparison, Judge, level_of
 from tenfold.align.preference_data import Preference
@@ -15,6 +16,7 @@ from tenfold.align.rejection import best_of
 from tenfold.align.rollout import Response, respond
 from tenfold.align.samples import Sample
 from tenfold.align.verifiers import Scorer, Task
+from tenfold.core.atomic import checked_name
 from tenfold.lm.decoder import Decoder
 from tenfold.text.messages import SAMPLING, ChatModel, Sampling
 from tenfold.text.tokenizer import Tokenizer
@@ -92,7 +94,13 @@ class Round:
 
 
 def ask_committee(
-    members: Sequence[Member], tokenizer: Tokenizer, tasks: Sequence[Task], k: int, sampling: Sampling = SAMPLING
+    members: Sequence[Member],
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    k: int,
+    sampling: Sampling = SAMPLING,
+    *,
+    keep: Path | None = None,
 ) -> Answers:
     """k responses of every member to every task.
 
@@ -102,11 +110,18 @@ def ask_committee(
         tasks: the prompts.
         k: responses a member.
         sampling: how they are drawn; every member has the same seed.
+        keep: folder that takes every finished draw, a file a member; the same call after a kill repeats none of them.
     """
     names = [member.name for member in members]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"members: got {names}, need different names, at least one")
-    said = [respond(member.model, tokenizer, [task.messages for task in tasks], k, sampling) for member in members]
+    prompts = [task.messages for task in tasks]
+    said = [
+        respond(
+            member.model, tokenizer, prompts, k, sampling, keep=keep and keep / f"{checked_name(member.name)}.jsonl"
+        )
+        for member in members
+    ]
     responses = [[response for group in by_member for response in group] for by_member in zip(*said, strict=True)]
     return Answers(tasks, responses, [name for name in names for _ in range(k)])
 
@@ -169,12 +184,13 @@ def itec_round(
     judge: Judge,
     refresh: Callable[[list[Preference]], Scorer],
     algorithms: Mapping[str, Callable[[RoundData], Model]],
-    evaluate: Callable[[Model], float],
+    evaluate: Callable[[str, Model], float],
     k: int = 4,
     pairs: int = 1,
     keep: int = 1,
     sampling: Sampling = SAMPLING,
     seed: int = 0,
+    folder: Path | None = None,
 ) -> Round:
     """One round: the committee answers, is judged, and every algorithm trains a new model on what came out.
 
@@ -186,20 +202,21 @@ def itec_round(
         judge: of the preferences.
         refresh: trains the reward model on (also) these preferences.
         algorithms: name to training.
-        evaluate: score of a model on held-out tasks, higher is better.
+        evaluate: (member's name, its model) to a score on held-out tasks, higher is better.
         k: responses a member and task.
         pairs: compared a task.
         keep: earlier members, the best ones, that stay beside the newest of every algorithm.
         sampling, seed: of responses and of compared pairs.
+        folder: takes every finished draw (see `ask_committee`).
     """
-    answers = ask_committee(committee, tokenizer, tasks, k, sampling)
+    answers = ask_committee(committee, tokenizer, tasks, k, sampling, keep=folder)
     preferences = committee_preferences(answers, judge, pairs=pairs, seed=seed)
     scorer = refresh(preferences)
     data = RoundData(number, answers, preferences, scorer, distil(answers, scorer))
     trained = []
     for algorithm, train in algorithms.items():
-        model = train(data)
-        trained.append(Member(f"{algorithm}-{number}", algorithm, number, model, evaluate(model)))
+        name, model = f"{algorithm}-{number}", train(data)
+        trained.append(Member(name, algorithm, number, model, evaluate(name, model)))
     return Round(data, trained, next_committee(committee, trained, keep))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tenfold.align.chat_samples import prompt_ids
+from tenfold.align.draw_file import DrawFile
 from tenfold.align.samples import Sample
 from tenfold.core.errors import UserError
 from tenfold.lm.decoder import Decoder
@@ -43,6 +45,7 @@ def respond(
     *,
     max_batch: int = 64,
     max_batch_tokens: int = 32768,
+    keep: Path | None = None,
 ) -> list[list[Response]]:
     """k responses to each prompt, independent draws.
 
@@ -57,6 +60,8 @@ def respond(
         k: responses a prompt.
         sampling: how they are drawn. A decoder takes temperature, top_p, top_k, max_tokens, min_tokens and seed.
         max_batch, max_batch_tokens: of the decoder's engine.
+        keep: file that takes every finished draw of a decoder, and gives it back to the same call after a kill (a chat
+            model keeps its own: `CachedChatModel`).
     Returns:
         k responses to each prompt. Tokens are those that were drawn, where the model tells; else those of the text.
     Raises:
@@ -67,7 +72,8 @@ def respond(
         raise ValueError(f"k: got {k}, need at least 1")
     asked = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     if isinstance(model, Decoder):
-        return _by_engine(model, tokenizer, asked, k, sampling, max_batch, max_batch_tokens)
+        drawn: MutableMapping[tuple[int, int], list[int]] = {} if keep is None else DrawFile(keep, asked, sampling)
+        return _by_engine(model, tokenizer, asked, k, sampling, drawn, max_batch, max_batch_tokens)
     return _by_chat(model, tokenizer, prompts, asked, k, sampling)
 
 
@@ -77,6 +83,7 @@ def _by_engine(
     asked: Sequence[list[int]],
     k: int,
     sampling: Sampling,
+    drawn: MutableMapping[tuple[int, int], list[int]],
     max_batch: int,
     max_batch_tokens: int,
 ) -> list[list[Response]]:
@@ -104,8 +111,8 @@ def _by_engine(
     )
     try:
         with engine:
-            streams = [
-                engine.submit(
+            running = {
+                (index, draw): engine.submit(
                     Request(
                         ids,
                         min(sampling.max_tokens, model.cfg.max_len - len(ids)),
@@ -117,14 +124,22 @@ def _by_engine(
                 )
                 for index, ids in enumerate(asked)
                 for draw in range(k)
-            ]
-            drawn = [[token.id for token in stream] for stream in streams]
+                if (index, draw) not in drawn
+            }
+            going = True
+            while running:
+                going = going and engine.step()
+                for place, stream in list(running.items()):
+                    if stream.finish or not going:  # where nothing goes on, what is left failed: iterating says why
+                        drawn[place] = [token.id for token in stream]
+                        del running[place]
     finally:
         model.train(training)
-    made = [
-        _response(tokenizer, asked[i // k], new, bool(new) and new[-1] in ends, ends) for i, new in enumerate(drawn)
-    ]
-    return [made[i : i + k] for i in range(0, len(made), k)]
+    made = []
+    for index, ids in enumerate(asked):
+        group = [drawn[index, draw] for draw in range(k)]
+        made.append([_response(tokenizer, ids, new, bool(new) and new[-1] in ends, ends) for new in group])
+    return made
 
 
 def _by_chat(

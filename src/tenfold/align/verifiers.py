@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from tenfold.align.chat_samples import read_messages
 from tenfold.align.rollout import Response
 from tenfold.align.toy_instructions import Item, check, toy_instruct
 from tenfold.core import data
@@ -17,6 +19,7 @@ from tenfold.lm.tasks import final_number, read_lines
 from tenfold.text.messages import Message
 
 GSM8K_TRAIN = "02-afm/gsm8k_train.jsonl.gz"
+ANSWERS = ("answer", "solution", "completion", "ground_truth")  # columns of a right response
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,56 @@ def gsm8k_tasks(path: str | Path | None = None) -> list[Task]:
             raise UserError(f'{source}:{line}: need a question and an answer that ends in "#### number"')
         tasks.append(Task((gsm8k_prompt(question),), partial(_is_number, number=number), answer, "gsm8k"))
     return tasks
+
+
+def read_tasks(rows: Sequence[Mapping[str, Any]] | str | Path) -> list[Task]:
+    """Tasks of rows, or of a JSON Lines file of them (plain or .gz), with the columns that trl's online trainers read.
+
+    Args:
+        rows: objects with "prompt", a text or messages in OpenAI's form, and where it is known "answer" (also named
+            "solution", "completion" or "ground_truth"). A response is right where it equals the answer but for blanks
+            around it; of an answer that ends in "#### number" the number counts alone. Without an answer a response
+            scores 0: such tasks need another scorer, a reward model.
+    Raises:
+        UserError: no rows, or a bad one.
+    """
+    if isinstance(rows, str | Path):
+        path = Path(rows)
+        if not path.is_file():
+            raise UserError(f"tasks not found: {path}; give JSON Lines with prompt and answer")
+        numbered = [(f"{path}:{line}", row) for line, row in read_lines(path)]
+    else:
+        numbered = [(f"row {index}", dict(row)) for index, row in enumerate(rows)]
+    if not numbered:
+        raise UserError("tasks: got no rows, need at least one")
+    return [_task(row, where) for where, row in numbered]
+
+
+def _task(row: Mapping[str, Any], where: str) -> Task:
+    if "prompt" not in row:
+        raise UserError(f"{where}: got {', '.join(sorted(row))}, need prompt, and answer where it is known")
+    prompt = row["prompt"]
+    messages = (
+        [Message("user", prompt)] if isinstance(prompt, str) and prompt else read_messages(prompt, f"{where}: prompt")
+    )
+    answer = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
+    if isinstance(answer, list):
+        answer = read_messages(answer, f"{where}: answer")[-1].content
+    if answer is None:
+        return Task(tuple(messages), _unknown)
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+        raise UserError(f"{where}: answer: got {type(answer).__name__}, need a text or a number")
+    number = final_number(str(answer))
+    right = partial(_is_text, answer=str(answer).strip()) if number is None else partial(_is_number, number=number)
+    return Task(tuple(messages), right, str(answer))
+
+
+def _is_text(text: str, answer: str) -> float:
+    return float(text.strip() == answer)
+
+
+def _unknown(text: str) -> float:
+    return 0.0
 
 
 def gsm8k_prompt(question: str) -> Message:

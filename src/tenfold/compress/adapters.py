@@ -80,7 +80,7 @@ class AdapterBank:
         lora.save(self.model, folder, name, dtype=dtype)
 
     def remove(self, name: str) -> AdapterBank:
-        """Forget an adapter. Raises ValueError: no adapter of that name, or a batch is running."""
+        """Forget an adapter. Raises ValueError: no adapter of that name, a batch is running, or requests still need it."""
         remove(self.model, name)
         return self
 

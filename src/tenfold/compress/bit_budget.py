@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from tenfold.compress.palettize import PaletteConfig, palettized, planned_bits_per_weight, projections
 from tenfold.lm.decoder import Decoder
@@ -13,20 +14,27 @@ LOW_BITS = 2  # what a matrix that must save goes to
 
 
 @torch.no_grad()
-def sensitivities(model: Decoder, config: PaletteConfig, loss: Callable[[Decoder], float]) -> dict[str, float]:
+def sensitivities(
+    model: Decoder,
+    config: PaletteConfig,
+    loss: Callable[[Decoder], float],
+    importance: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
     """What each projection alone costs at 2 bits, all others as they are.
 
     Args:
         model: a dense decoder; it is left as it was.
         config: how matrices are palettized; its `bits` and `target_bpw` play no part.
         loss: of the model on calibration text, say nats a token; called once, and once a projection.
+        importance: as in `palettize`.
     Returns:
         loss with that projection at 2 bits, less the loss without, by name.
     """
     before = loss(model)
     increases = {}
     for name, layer in projections(model).items():
-        model.set_submodule(name, palettized(layer, config, LOW_BITS))
+        counts = None if importance is None else importance[name]
+        model.set_submodule(name, palettized(layer, config, LOW_BITS, counts))
         try:
             increases[name] = loss(model) - before
         finally:

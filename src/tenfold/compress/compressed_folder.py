@@ -37,6 +37,7 @@ class _Layout:
     axis: int
     embedding_bits: int
     activation_bits: int
+    block: int | None = None
 
     def __post_init__(self) -> None:
         if self.quant_method != KIND:
@@ -45,6 +46,8 @@ class _Layout:
             raise ValueError(f"bits: need one of {', '.join(map(str, WIDTHS))} for every projection")
         if self.group < 1 or self.axis not in (0, 1):
             raise ValueError(f"group, axis: got {self.group}, {self.axis}, need at least 1, and 0 or 1")
+        if self.block is not None and self.block < 0:
+            raise ValueError(f"block: got {self.block}, need 0 or more, or null")
         if self.embedding_bits not in (8, 16) or self.activation_bits not in (8, 16):
             raise ValueError("embedding_bits, activation_bits: need 8 or 16")
 
@@ -71,6 +74,7 @@ def save_palettized(model: Decoder, folder: str | Path) -> None:
         axis=first.axis,
         embedding_bits=8 if isinstance(model.embed_tokens, Int8Embedding) else 16,
         activation_bits=first.activation_bits,
+        block=first.block,
     )
     config = config_to_json(model.cfg) | {"quantization_config": asdict(layout)}
     tensors = {name: tensor.to(_file_type(name, tensor)) for name, tensor in model.state_dict().items()}
@@ -126,6 +130,7 @@ def _empty(model: Decoder, layout: _Layout, where: str) -> Decoder:
             bits=layout.bits[name],
             group=layout.group,
             axis=layout.axis,
+            block=layout.block,
             activation_bits=layout.activation_bits,
         )
         model.set_submodule(name, kept)

@@ -35,15 +35,11 @@ def kmeans_1d(x: Tensor, k: int, weights: Tensor | None = None) -> tuple[Tensor,
     """
     _check(x, (1, 2), k)
     values_GN = _numbers(x)
-    weights_GN = np.ones_like(values_GN) if weights is None else _numbers(weights)
-    if weights_GN.shape != values_GN.shape or not np.isfinite(weights_GN).all() or weights_GN.min() < 0:
-        raise ValueError(f"weights: got shape {weights_GN.shape}, need {values_GN.shape}, finite and none below 0")
-    if not weights_GN.any(1).all():
-        raise ValueError("weights: got zeros alone, need one above 0 in each row")
+    weights_GN = _checked_weights(weights, values_GN)
     return _in_parts(x, lambda part: _exact(values_GN[part], weights_GN[part], k), _TOGETHER // values_GN.shape[1])
 
 
-def kmeans_1d_binned(x: Tensor, k: int, bins: int = BINS) -> tuple[Tensor, Tensor]:
+def kmeans_1d_binned(x: Tensor, k: int, bins: int = BINS, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`kmeans_1d` of every row at once, on a histogram of it: some twenty times as fast, at a cost within 0.1 % of the least.
 
     The equal bins are joined to 40 k points, a quarter of them spread evenly, for outliers, and the others by the cube
@@ -54,6 +50,7 @@ def kmeans_1d_binned(x: Tensor, k: int, bins: int = BINS) -> tuple[Tensor, Tenso
         x: (G, N) finite numbers.
         k: clusters, at least 1.
         bins: of each row's histogram.
+        weights: as in `kmeans_1d`.
     Returns:
         centroids (G, k), ascending, of x's type; index (G, N) int64.
     Raises:
@@ -64,7 +61,12 @@ def kmeans_1d_binned(x: Tensor, k: int, bins: int = BINS) -> tuple[Tensor, Tenso
     if bins < k:
         raise ValueError(f"bins: got {bins}, need at least k = {k}")
     values_GN = _numbers(x)
-    return _in_parts(x, lambda part: _binned(values_GN[part], k, bins), _TOGETHER // min(bins, CELLS * k))
+    weights_GN = None if weights is None else _checked_weights(weights, values_GN)
+
+    def solve(part: slice) -> tuple[Floats, Ints]:
+        return _binned(values_GN[part], None if weights_GN is None else weights_GN[part], k, bins)
+
+    return _in_parts(x, solve, _TOGETHER // min(bins, CELLS * k))
 
 
 def _check(x: Tensor, axes: tuple[int, ...], k: int) -> None:
@@ -74,6 +76,16 @@ def _check(x: Tensor, axes: tuple[int, ...], k: int) -> None:
         raise ValueError("x: got infinity or NaN, need finite numbers")
     if k < 1:
         raise ValueError(f"k: got {k}, need at least 1")
+
+
+def _checked_weights(weights: Tensor | None, values_GN: Floats) -> Floats:
+    """The weights, all 1 where there are none."""
+    weights_GN = np.ones_like(values_GN) if weights is None else _numbers(weights)
+    if weights_GN.shape != values_GN.shape or not np.isfinite(weights_GN).all() or weights_GN.min() < 0:
+        raise ValueError(f"weights: got shape {weights_GN.shape}, need {values_GN.shape}, finite and none below 0")
+    if not weights_GN.any(1).all():
+        raise ValueError("weights: got zeros alone, need one above 0 in each row")
+    return weights_GN
 
 
 def _numbers(x: Tensor) -> Floats:
@@ -108,7 +120,7 @@ def _exact(values_GN: Floats, weights_GN: Floats, k: int) -> tuple[Floats, Ints]
     return centroids_GK, index_GN
 
 
-def _binned(values_GN: Floats, k: int, bins: int) -> tuple[Floats, Ints]:
+def _binned(values_GN: Floats, weights_GN: Floats | None, k: int, bins: int) -> tuple[Floats, Ints]:
     groups, points = len(values_GN), min(bins, CELLS * k)
     low_G1, high_G1 = values_GN.min(1, keepdims=True), values_GN.max(1, keepdims=True)
     width_G1 = (high_G1 - low_G1) / bins
@@ -116,15 +128,22 @@ def _binned(values_GN: Floats, k: int, bins: int) -> tuple[Floats, Ints]:
         ((values_GN - low_G1) / np.maximum(width_G1, np.finfo(np.float64).tiny)).astype(np.int64).clip(max=bins - 1)
     )
     row_G1 = np.arange(groups)[:, None]
-    count_GB = np.bincount((bin_GN + bins * row_G1).ravel(), minlength=groups * bins).reshape(groups, bins)
-    root_GB = np.cbrt(count_GB)
+
+    def sums(place_GN: Ints, numbers_GN: Floats | None, count: int) -> Floats:
+        """Sums of the numbers (None: how many there are) that share a place of their group, (G, count)."""
+        flat = None if numbers_GN is None else numbers_GN.ravel()
+        return np.bincount(place_GN.ravel(), flat, groups * count).reshape(groups, count).astype(float)
+
+    if weights_GN is not None:
+        weights_GN = weights_GN / weights_GN.max(1, keepdims=True)
+    root_GB = np.cbrt(sums(bin_GN + bins * row_G1, weights_GN, bins))
     share_GB = (3 * root_GB / root_GB.sum(1, keepdims=True) + 1 / bins).cumsum(1) / 4
     point_GB = (share_GB * points).astype(np.int64).clip(max=points - 1) + points * row_G1
     point_GN = np.take_along_axis(point_GB, bin_GN, 1)
     middle_G1 = values_GN.mean(1, keepdims=True)
-    mass_GP = np.bincount(point_GN.ravel(), minlength=groups * points).reshape(groups, points).astype(float)
     offset_GN = values_GN - middle_G1
-    moment_GP = np.bincount(point_GN.ravel(), offset_GN.ravel(), groups * points).reshape(mass_GP.shape).astype(float)
+    mass_GP = sums(point_GN, weights_GN, points)
+    moment_GP = sums(point_GN, offset_GN if weights_GN is None else weights_GN * offset_GN, points)
     breaks = _breaks(moment_GP, mass_GP, k)
     return _means(moment_GP, mass_GP, breaks) + middle_G1, _clusters(breaks).ravel()[point_GN]
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from tenfold.compress.activations import round_activations, to_int8
 from tenfold.compress.bit_packing import pack, packed_bytes, unpack
@@ -20,7 +21,14 @@ TABLE_TYPE = torch.float16  # of the tables in files
 
 
 def fit_palettes(
-    weight: Tensor, bits: int, group: int, axis: int, *, method: PaletteMethod = "kmeans", bins: int | None = None
+    weight: Tensor,
+    bits: int,
+    group: int,
+    axis: int,
+    *,
+    method: PaletteMethod = "kmeans",
+    bins: int | None = None,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Tables of 2^bits values for groups of rows or columns, and which value each weight takes.
 
@@ -32,29 +40,39 @@ def fit_palettes(
         method: "kmeans" takes the values of the least squared error, "uniform" equal steps from the group's least to
             its greatest weight (round to nearest).
         bins: None solves k-means exactly; a number takes the histogram of `kmeans_1d_binned`.
+        importance: (R, C), 0 or more: what the squared error of each weight counts for k-means; None: all alike.
     Returns:
         tables (G, V) of the weight's type; index (R, C) int64.
     """
     weight = weight.detach()
-    lines = weight if axis == 0 else weight.T
+    lines, counts = (weight if axis == 0 else weight.T), importance
+    if counts is not None:
+        counts = counts.detach() if axis == 0 else counts.detach().T
     tables, indices = [], []
     whole = len(lines) - len(lines) % group
-    for part, size in ((lines[:whole], group), (lines[whole:], len(lines) - whole)):
-        if len(part):
-            table, index = _fit(part.reshape(len(part) // size, -1), 1 << bits, method, bins)
+    for rows, size in ((slice(whole), group), (slice(whole, None), len(lines) - whole)):
+        if len(part := lines[rows]):
+            shape = len(part) // size, -1
+            counted = None if counts is None else counts[rows].reshape(shape)
+            table, index = _fit(part.reshape(shape), 1 << bits, method, bins, counted)
             tables.append(table)
             indices.append(index.view(part.shape))
     index = torch.cat(indices)
     return torch.cat(tables), index if axis == 0 else index.T
 
 
-def _fit(groups: Tensor, k: int, method: PaletteMethod, bins: int | None) -> tuple[Tensor, Tensor]:
+def _fit(
+    groups: Tensor, k: int, method: PaletteMethod, bins: int | None, importance: Tensor | None
+) -> tuple[Tensor, Tensor]:
     if method == "uniform":
         low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
         step = (high - low) / (k - 1)
         index = ((groups - low) / step.where(step > 0, 1)).round().long()
         return low + step * torch.arange(k, dtype=step.dtype, device=step.device), index
-    return kmeans_1d(groups, k) if bins is None else kmeans_1d_binned(groups, k, bins)
+    if importance is not None:
+        # A group that no input reaches counts alike everywhere: any table serves it.
+        importance = importance.where(importance.amax(1, keepdim=True) > 0, 1)
+    return kmeans_1d(groups, k, importance) if bins is None else kmeans_1d_binned(groups, k, bins, importance)
 
 
 class PaletteLinear(nn.Module):
@@ -68,12 +86,15 @@ class PaletteLinear(nn.Module):
         bits: of an index, one of 1, 2, 3, 4, 6, 8.
         group: rows (axis 0) or columns (axis 1) that share a table.
         axis: 0 or 1.
+        block: numbers of a row (axis 0) or column (axis 1) that share a scale, by which what the tables say is multiplied;
+            0 gives the whole row or column one; None: no scales.
         activation_bits: 8 rounds the input, token by token; 16 leaves it.
     Source: Gunter et al. 2024, arXiv 2407.21075 (palettization); Han et al. 2016, arXiv 1510.00149 (shared weights).
     """
 
     tables: Tensor  # (G, V)
     packed: Tensor  # (R, bytes)
+    scales: Tensor | None  # (R, blocks)
     bias: None = None  # decoders have no offsets
 
     def __init__(
@@ -84,12 +105,16 @@ class PaletteLinear(nn.Module):
         bits: int,
         group: int,
         axis: int,
+        block: int | None = None,
         activation_bits: int = 16,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.group, self.axis, self.activation_bits = bits, group, axis, activation_bits
+        self.block = block
         rows, columns = self._lines()
+        scales = None if block is None else torch.ones(rows, blocks_of(columns, block))
+        self.register_buffer("scales", scales)
         self.register_buffer("tables", torch.zeros(-(-rows // group), 1 << bits))
         self.register_buffer("packed", torch.zeros(rows, packed_bytes(columns, bits), dtype=torch.uint8))
 
@@ -101,23 +126,40 @@ class PaletteLinear(nn.Module):
         bits: int,
         group: int,
         axis: int,
+        block: int | None = None,
         method: PaletteMethod = "kmeans",
         bins: int | None = None,
+        importance: Tensor | None = None,
         activation_bits: int = 16,
     ) -> PaletteLinear:
-        """The layer that is closest to `layer`; arguments as in `fit_palettes`. Tables are rounded to 16 bits.
+        """The layer that is closest to `layer`; tables and scales are rounded to 16 bits.
 
+        Args:
+            layer: without an offset.
+            bits, group, axis, method, bins: as in `fit_palettes`.
+            block, activation_bits: of the new layer.
+            importance: of each input (I,), say its mean square: what an error of its weights counts; None: all alike.
         Raises:
             ValueError: a layer with an offset, a weight that 16 bits cannot hold.
         """
         if layer.bias is not None:
             raise ValueError("layer: got one with an offset (bias), need one without")
-        tables, index = fit_palettes(layer.weight, bits, group, axis, method=method, bins=bins)
-        if not bool(tables.to(TABLE_TYPE).isfinite().all()):
-            raise ValueError(f"weight: got magnitudes up to {tables.abs().max():g}, need at most 65504 (16-bit tables)")
+        weight = layer.weight.detach()
+        if not bool(weight.to(TABLE_TYPE).isfinite().all()):
+            raise ValueError(f"weight: got magnitudes up to {weight.abs().max():g}, need at most 65504 (16-bit tables)")
         shape = layer.in_features, layer.out_features
-        other = cls(*shape, bits=bits, group=group, axis=axis, activation_bits=activation_bits)
-        other.tables = tables.to(TABLE_TYPE).to(layer.weight.dtype)
+        other = cls(*shape, bits=bits, group=group, axis=axis, block=block, activation_bits=activation_bits)
+        counts = None if importance is None else importance.to(weight).expand_as(weight)
+        if block is not None:
+            lines = weight if axis == 0 else weight.T
+            other.scales = _scales(lines, block).to(TABLE_TYPE).to(weight)
+            spread = other._spread_scales(lines.shape[1])
+            spread = spread if axis == 0 else spread.T
+            # Errors count as they stand in the matrix: behind the scales.
+            weight = weight / spread.where(spread > 0, 1)  # a block of zeros has the scale 0, and stays so
+            counts = spread.square() * (1 if counts is None else counts)
+        tables, index = fit_palettes(weight, bits, group, axis, method=method, bins=bins, importance=counts)
+        other.tables = tables.to(TABLE_TYPE).to(weight.dtype)
         other.packed = pack(index if axis == 0 else index.T, bits)
         return other
 
@@ -133,7 +175,14 @@ class PaletteLinear(nn.Module):
         first_R = torch.arange(rows, dtype=torch.int32, device=index_RC.device) // self.group << self.bits
         index_RC += first_R.unsqueeze(1)
         lines = self.tables.view(-1).index_select(0, index_RC.reshape(-1)).view(rows, columns)
+        if self.scales is not None:
+            lines *= self._spread_scales(columns)
         return lines if self.axis == 0 else lines.T
+
+    def _spread_scales(self, columns: int) -> Tensor:
+        """The scale of every number of a line, (R, columns)."""
+        assert self.scales is not None
+        return self.scales.repeat_interleave(self.block or columns, dim=1)[:, :columns]
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x of shape (..., I). Returns: (..., O)."""
@@ -143,7 +192,8 @@ class PaletteLinear(nn.Module):
 
     def extra_repr(self) -> str:
         shape = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{shape}, bits={self.bits}, group={self.group}, axis={self.axis}"
+        scaled = "" if self.block is None else f", block={self.block}"
+        return f"{shape}, bits={self.bits}, group={self.group}, axis={self.axis}{scaled}"
 
     def _lines(self) -> tuple[int, int]:
         """What groups are made of, and the length of one."""
@@ -151,10 +201,27 @@ class PaletteLinear(nn.Module):
         return shape if self.axis == 0 else shape[::-1]
 
 
-def stored_bits(rows: int, columns: int, bits: int, group: int, axis: int) -> int:
-    """Bits in a file of a palettized matrix: packed indices, and tables of 16-bit values."""
+def stored_bits(rows: int, columns: int, bits: int, group: int, axis: int, block: int | None = None) -> int:
+    """Bits in a file of a palettized matrix: packed indices, and tables and scales of 16-bit values."""
     lines, length = (rows, columns) if axis == 0 else (columns, rows)
-    return 8 * lines * packed_bytes(length, bits) + 16 * (-(-lines // group) << bits)
+    scales = 0 if block is None else lines * blocks_of(length, block)
+    return 8 * lines * packed_bytes(length, bits) + 16 * ((-(-lines // group) << bits) + scales)
+
+
+def blocks_of(length: int, block: int) -> int:
+    """Scales of a line of numbers; 0 numbers a block: one scale."""
+    return -(-length // block) if block else 1
+
+
+def _scales(lines: Tensor, block: int) -> Tensor:
+    """The root mean square of every block, (R, blocks)."""
+    rows, length = lines.shape
+    count = blocks_of(length, block)
+    padded = F.pad(lines.square(), (0, count * (block or length) - length)).view(rows, count, -1)
+    sizes = (
+        F.pad(torch.ones_like(lines[:1]), (0, padded.shape[1] * padded.shape[2] - length)).view(1, count, -1).sum(-1)
+    )
+    return (padded.sum(-1) / sizes).sqrt()
 
 
 class _LookedUp(torch.autograd.Function):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tenfold.compress.bit_packing import WIDTHS
 from tenfold.compress.palette_linear import (
@@ -35,6 +35,8 @@ class PaletteConfig:
         bits: of an index: a table of a projection has 2^bits values. One of 1, 2, 3, 4, 6, 8.
         group: rows or columns of a matrix that share a table; the last group of a matrix may be smaller.
         axis: 0 groups rows (outputs), 1 columns (inputs).
+        block: numbers of a row (axis 0) or column (axis 1) that share a scale beside the tables; 0: one scale for the whole
+            of it; None: no scales.
         embedding_bits: 8 keeps the embedding, and an output layer that is not tied to it, as signed bytes with a step a
             row; 16 leaves them to float16.
         target_bpw: stored bits a weight, embeddings included, that `bit_budget` brings the projections down to; None
@@ -47,6 +49,7 @@ class PaletteConfig:
     bits: int = 4
     group: int = 16
     axis: int = 0
+    block: int | None = None
     embedding_bits: int = 8
     target_bpw: float | None = None
     activation_bits: int = 16
@@ -65,13 +68,19 @@ class PaletteConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, need one of {', '.join(map(str, choices))}")
         if self.group < 1:
             raise ValueError(f"group: got {self.group}, need at least 1")
+        if self.block is not None and self.block < 0:
+            raise ValueError(f"block: got {self.block}, need 0 (all of a line), or more")
         if self.bins is not None and self.bins < 1 << self.bits:
             raise ValueError(f"bins: got {self.bins}, need at least {1 << self.bits} (2^bits)")
 
 
 @torch.no_grad()
 def palettize(
-    model: Decoder, config: PaletteConfig = PaletteConfig(), *, bits: Mapping[str, int] | None = None
+    model: Decoder,
+    config: PaletteConfig = PaletteConfig(),
+    *,
+    bits: Mapping[str, int] | None = None,
+    importance: Mapping[str, Tensor] | None = None,
 ) -> Decoder:
     """Put look-up tables in the place of a decoder's projections, in place, and freeze all its weights.
 
@@ -82,6 +91,8 @@ def palettize(
         model: a dense decoder of plain layers, on one process.
         config: how.
         bits: of each projection, by its name, as `bit_budget` gives them; None takes config.bits for all.
+        importance: of each input of each projection, (I,), as `calibration.input_squares` gives them: an error of its
+            weights counts so much for k-means; None: all count alike.
     Returns:
         the model; it generates, scores and takes adapters (`nn.lora`) as before.
     Raises:
@@ -98,7 +109,8 @@ def palettize(
     if odd := [name for name, weight in model.named_parameters() if not bool(weight.to(TABLE_TYPE).isfinite().all())]:
         raise ValueError(f"model: weights that are not finite in 16 bits: {listed(odd)}")
     for name, layer in layers.items():
-        model.set_submodule(name, palettized(layer, config, bits[name]))
+        counts = None if importance is None else importance[name]
+        model.set_submodule(name, palettized(layer, config, bits[name], counts))
     if config.embedding_bits == 8:
         model.set_submodule("embed_tokens", Int8Embedding.from_embedding(model.embed_tokens))
         if model.lm_head is not None:
@@ -108,15 +120,17 @@ def palettize(
     return model.requires_grad_(False)
 
 
-def palettized(layer: nn.Linear, config: PaletteConfig, bits: int) -> PaletteLinear:
+def palettized(layer: nn.Linear, config: PaletteConfig, bits: int, importance: Tensor | None = None) -> PaletteLinear:
     """One projection in so many bits."""
     return PaletteLinear.from_linear(
         layer,
         bits=bits,
         group=config.group,
         axis=config.axis,
+        block=config.block,
         method=config.method,
         bins=config.bins,
+        importance=importance,
         activation_bits=config.activation_bits,
     )
 
@@ -167,7 +181,7 @@ def bits_per_weight(model: Decoder, embeddings: bool = True) -> float:
             continue
         if isinstance(module, PaletteLinear):
             shape = module.out_features, module.in_features
-            stored += stored_bits(*shape, module.bits, module.group, module.axis)
+            stored += stored_bits(*shape, module.bits, module.group, module.axis, module.block)
             weights += shape[0] * shape[1]
         elif isinstance(module, Int8Rows):
             stored += 8 * module.codes.numel() + 32 * module.steps.numel()
@@ -183,7 +197,9 @@ def planned_bits_per_weight(model: Decoder, config: PaletteConfig, bits: Mapping
     layers = projections(model)
     stored = 0
     for name, layer in layers.items():
-        stored += stored_bits(layer.out_features, layer.in_features, bits[name], config.group, config.axis)
+        stored += stored_bits(
+            layer.out_features, layer.in_features, bits[name], config.group, config.axis, config.block
+        )
     inner = sum(layer.weight.numel() for layer in layers.values())
     outer = [getattr(model, name).weight for name in OUTER if getattr(model, name) is not None]
     for weight in outer if config.embedding_bits == 8 else ():

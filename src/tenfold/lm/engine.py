@@ -42,6 +42,7 @@ class _Row:
     new: list[int] = field(default_factory=list)
     done: int = 0  # tokens of prompt and answer whose keys and values are stored
     reused: int = 0
+    entered: bool = False  # its adapter is kept for it
 
     @property
     def request(self) -> Request:
@@ -97,6 +98,7 @@ class Engine:
         self._step = Stepper(model, weights=weights, compiled=compiled)
         self._experts = any(True for _ in moe_layers(model))
         self._adapters = active_of(model)
+        self._changes = 0 if self._adapters is None else self._adapters.changes
         self._chunk, self._max_waiting = prefill_chunk, max_waiting
         self._waiting: deque[TokenStream] = deque()
         self._running: list[_Row] = []  # row i is in slot i
@@ -270,8 +272,9 @@ class Engine:
             self._waiting.popleft()
         self._batch = None
         try:
+            self._enter(row)
             self._slots.reserve(place + 1, length)
-        except Exception as error:  # noqa: BLE001 - out of memory, say: this request cannot be had, the others go on
+        except Exception as error:  # noqa: BLE001 - out of memory, or its adapter was taken away: the others go on
             self._end(row, error)
             return False
         source, shared = self._slots.longest_prefix(ids, row.adapter)
@@ -364,6 +367,20 @@ class Engine:
             elif len(row.new) >= row.request.max_new_tokens:
                 self._leave(row, "length")
 
+    def _enter(self, row: _Row) -> None:
+        """Its adapter stays until it is over; what was computed with another one of the same name is not used again.
+
+        Raises:
+            ValueError: the adapter was taken away while the request waited.
+        """
+        if self._adapters is None:
+            return
+        self._adapters.enter(row.adapter)
+        row.entered = True
+        if self._adapters.changes != self._changes:
+            self._changes = self._adapters.changes
+            self._forget()
+
     def _current_adapter(self) -> str | None:
         working = () if self._adapters is None else self._adapters.adapters
         return working[0][0] if working else None
@@ -376,8 +393,11 @@ class Engine:
     def forget(self) -> None:
         """Drop what was computed for earlier requests; call it when an adapter has learnt since."""
         with self._turns:
-            running = len(self._rows())
-            self._slots.tokens[running:] = [[] for _ in self._slots.tokens[running:]]
+            self._forget()
+
+    def _forget(self) -> None:
+        running = len(self._rows())
+        self._slots.tokens[running:] = [[] for _ in self._slots.tokens[running:]]
 
     def _leave(self, row: _Row, reason: Finish | Exception) -> None:
         """Take a row out; the last running row moves into its slot, what it computed stays for later prompts."""
@@ -399,6 +419,8 @@ class Engine:
         self._end(row, reason)
 
     def _end(self, row: _Row, reason: Finish | Exception) -> None:
+        if row.entered and self._adapters is not None:
+            self._adapters.leave(row.adapter)
         row.stream.end(reason, row.reused)
 
     def _fail(self, error: Exception) -> None:

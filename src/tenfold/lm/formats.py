@@ -21,6 +21,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.model_folder import CONFIG, FLOATS, listed, read_tensors, whole_state, write_folder
 from tenfold.lm.config_json import config_from_json, config_to_json
 from tenfold.lm.decoder import Decoder, DecoderConfig
+from tenfold.nn.lora_layer import adapters
 from tenfold.nn.rotary import half_to_interleaved, interleaved_to_half
 
 # Names of one expert's three matrices, and of the sparse layer that holds them, in the two layouts.
@@ -39,13 +40,34 @@ def write_decoder(model: Decoder, folder: Path, *, max_shard_bytes: int = 5_000_
         folder: made if missing; an older checkpoint in it is replaced.
         max_shard_bytes: most bytes of tensors in one file.
     Raises:
-        ValueError: weights that are spread over processes.
+        ValueError: weights that are spread over processes, adapters, palettized layers.
     """
-    state = whole_state(model)
+    state = plain_state(model)
     config = config_to_json(model.cfg)
     dtype = next(model.parameters()).dtype
     config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
     write_folder(folder, config, to_hf(state, model.cfg), max_shard_bytes=max_shard_bytes)
+
+
+def plain_state(model: Decoder) -> dict[str, Tensor]:
+    """The state dict of a model that has the tensors of its configuration and no other.
+
+    Raises:
+        ValueError: weights that are spread over processes, adapters, palettized layers.
+    """
+    state = whole_state(model)
+    if names := adapters(model):
+        raise ValueError(
+            f"model: has adapters ({listed(names)}); save them on their own, merge one, or unload (nn.lora)"
+        )
+    with torch.device("meta"):
+        wanted = Decoder(model.cfg).state_dict()
+    if odd := sorted(wanted.keys() ^ state.keys()):
+        raise ValueError(
+            f"model: its tensors are not those of its config ({listed(odd)}); write a palettized one with "
+            "compress.compressed_folder.save_palettized"
+        )
+    return state
 
 
 def read_decoder(path: Path, *, dtype: torch.dtype | None = None, overrides: Mapping[str, object]) -> Decoder:

@@ -15,7 +15,7 @@ from tenfold.core.atomic import replacing
 from tenfold.core.errors import UserError, is_disk_full
 from tenfold.lm.config_json import model_type
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.formats import to_hf
+from tenfold.lm.formats import plain_state, to_hf
 from tenfold.lm.gguf import attention_heads, gguf_name
 from tenfold.lm.gguf_tokenizer import tokenizer_to_fields
 from tenfold.nn.rotary import half_to_interleaved
@@ -119,11 +119,8 @@ def _add(writer: Any, key: str, value: Any) -> None:
 def _write_tensors(writer: Any, model: Decoder, dtype: GGUFType, *, turned: bool) -> None:
     """Names, shapes and types first, then the values one tensor at a time: only one is in memory twice."""
     from gguf.quants import quant_shape_to_byte_shape, quantize
-    from torch.distributed.tensor import DTensor  # here, since it takes a while to import
 
-    state = model.state_dict()
-    if any(isinstance(tensor, DTensor) for tensor in state.values()):
-        raise ValueError("model: got weights sharded over processes, need whole ones: nn.moe_parallel.gather_state")
+    state = plain_state(model)
     types = {name: _stored(tensor.shape, dtype) for name, tensor in state.items()}
     for name, tensor in state.items():
         (hf_name,) = to_hf({name: tensor}, model.cfg)

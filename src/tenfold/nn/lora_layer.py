@@ -8,6 +8,7 @@ rows of a batch. Training and files of one adapter: `nn.lora`; a bank of many: `
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,11 +31,31 @@ class Active:
         adapters: names, each with the rows of the batch it works on, int64; None for all rows.
         scales: alpha / rank of every adapter there is.
         held: a batch is running (see `working`): nobody else may switch.
+        users: how many requests that are not over began with each adapter (see `enter`): such an adapter stays.
+        changes: how often adapters came and went: what was computed with one of a name is void when another takes it.
     """
 
     adapters: tuple[tuple[str, Tensor | None], ...] = ()
     scales: dict[str, float] = field(default_factory=dict)
     held: bool = False
+    users: Counter[str] = field(default_factory=Counter)
+    changes: int = 0
+
+    def enter(self, name: str | None) -> None:
+        """A request of several batches begins with an adapter; None, the model alone, needs no keeping.
+
+        Raises:
+            ValueError: no adapter of that name.
+        """
+        if name is not None:
+            if name not in self.scales:
+                raise ValueError(f"adapter: got {name!r}, need one of {', '.join(self.scales) or 'none'}")
+            self.users[name] += 1
+
+    def leave(self, name: str | None) -> None:
+        """That request is over."""
+        if name is not None:
+            self.users[name] -= 1
 
     def check_free(self) -> None:
         """Raises ValueError: a batch is running."""
@@ -121,9 +142,12 @@ def insert(model: nn.Module, name: str, pairs: Pairs, scale: float) -> None:
     """
     if not name or "." in name or name in adapters(model):
         raise ValueError(f"name: got {name!r}, need one without dots that no adapter has: {', '.join(adapters(model))}")
+    if hasattr(nn.ParameterDict(), name):
+        raise ValueError(f"name: got {name!r}, which torch's dictionary of parameters keeps for itself, need another")
     active = active_of(model) or Active()
     active.check_free()
     active.scales[name] = scale
+    active.changes += 1
     for layer, (a_RI, b_OR) in pairs.items():
         module = model.get_submodule(layer)
         if not isinstance(module, LoraLinear):
@@ -136,16 +160,21 @@ def remove(model: nn.Module, name: str) -> None:
     """Take an adapter away; the layers stay wrapped (see `unload`).
 
     Raises:
-        ValueError: no adapter of that name, or a batch is running.
+        ValueError: no adapter of that name, a batch is running, or requests that began with it are not over.
     """
     pairs, active = adapter_pairs(model, name), active_of(model)
     assert active is not None
     active.check_free()
+    if active.users[name]:
+        raise ValueError(
+            f"adapter: {active.users[name]} running requests began with {name!r}; remove it when they are over"
+        )
     for layer in pairs:
         module = model.get_submodule(layer)
         assert isinstance(module, LoraLinear)
         del module.lora_A[name], module.lora_B[name]
     del active.scales[name]
+    active.changes += 1
     active.adapters = tuple(each for each in active.adapters if each[0] != name)
 
 

@@ -1,15 +1,16 @@
-"""What is trained: shape, text, stages and comparisons; every preset states what it should reach and how long it takes."""
+"""What is trained: shape, text, stages, comparisons, and what follows pre-training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from tenfold.lm.decoder import DecoderConfig
 from tenfold.lm.optim import OPTIMIZERS, OptimizerConfig
 from tenfold.nn.attention import QKNormPosition
-from tenfold.nn.rotary import RopeLayout, rope_base_for_length
+from tenfold.nn.rotary import RopeLayout
+from tenfold.recipes.afm.post_config import Post
 from tenfold.text.tokenizer import MOST_TOKENS
 
 StageName = Literal["core", "prune", "distil", "continued", "context"]
@@ -24,11 +25,7 @@ Rival = Literal[
     "fresh-kl",
     "context-same-base",
 ]
-# Core pre-training in the two settings, and the later stages: arXiv 2407.21075.
-CORE, LATER = OPTIMIZERS["adastar"], OptimizerConfig(lr=3e-4, weight_decay=1e-5, warmup=1000, final_fraction=0.001)
-_TINY_CORE = OptimizerConfig(warmup=20, base_width=128)
-_TINY_CUT = OptimizerConfig(lr=3e-3, warmup=20, base_width=128)  # at 0.01 all ways of pruning end alike
-_TINY_LATER = OptimizerConfig(lr=2e-3, weight_decay=1e-5, warmup=5, final_fraction=0.001, base_width=128)
+CORE = OPTIMIZERS["adastar"]  # of core pre-training: arXiv 2407.21075
 
 
 @dataclass(frozen=True)
@@ -179,9 +176,6 @@ class Stage:
         return self.length * self.rows
 
 
-MATHS_AND_CODE = Mix(prose=0.4, code=0.35, maths=0.25)
-
-
 @dataclass(frozen=True)
 class Stages:
     """The five stages in their order; `prune` and `distil` are left out where nothing is pruned.
@@ -283,6 +277,7 @@ class Config:
             (fresh, fresh-top1, fresh-kl); context-same-base.
         race: AdaStar against AdamW.
         sweep: learning rates of several widths.
+        post: what follows pre-training.
         workers: processes that train models side by side, each on one thread; 1 stays in this process, with all threads.
         precision: "fp32", or "bf16" for forward and backward in bfloat16; weights stay in float32.
         save_every: steps between checkpoints.
@@ -295,6 +290,7 @@ class Config:
     rivals: tuple[Rival, ...] = ()
     race: OptimizerRace = field(default_factory=OptimizerRace)
     sweep: WidthSweep = field(default_factory=WidthSweep)
+    post: Post = field(default_factory=Post)
     workers: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     save_every: int = 200
@@ -307,91 +303,7 @@ class Config:
         for name in ("workers", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+        if self.post.seeds > len(self.seeds):
+            raise ValueError(f"post.seeds: got {self.post.seeds}, need at most {len(self.seeds)} (seeds)")
         if not self.model.wide_ffn and set(self.rivals) - {"context-same-base"}:
             raise ValueError("rivals: those of pruning and distillation need model.wide_ffn above 0")
-
-
-def _small_stages(core: int, prune: int, distil: int, continued: int, context: int) -> Stages:
-    """Stages of so many steps of 512 tokens."""
-    return Stages(
-        core=Stage(core, 128, 4, _TINY_CORE),
-        prune=Stage(prune, 128, 4, _TINY_CUT),
-        distil=Stage(distil, 128, 4, _TINY_CUT),
-        continued=Stage(continued, 128, 4, _TINY_LATER, MATHS_AND_CODE),
-        context=Stage(context, 512, 1, _TINY_LATER, MATHS_AND_CODE),
-        targets="kl",
-    )
-
-
-def _paper_stages(rows: int, core_steps: int) -> Stages:
-    """Table of the stages: 8 Mi tokens a step for the on-device model, 16 Mi for the server's."""
-    tokens = 4096 * rows
-    return Stages(
-        core=Stage(core_steps, 4096, rows, CORE),
-        prune=Stage(round(188e9 / tokens), 4096, rows, CORE),
-        distil=Stage(core_steps, 4096, rows, CORE),
-        continued=Stage(round(1e12 / tokens), 8192, rows // 2, LATER, MATHS_AND_CODE),
-        context=Stage(round(100e9 / tokens), 32768, rows // 8, LATER, MATHS_AND_CODE),
-    )
-
-
-_ON_DEVICE = Config(
-    # 23296 makes the unpruned model 6.4e9 parameters.
-    model=Model(dim=3072, layers=26, heads=24, kv_heads=8, head_dim=128, ffn=8064, wide_ffn=23296),
-    data=Data(vocabulary=49152),
-    stages=_paper_stages(rows=2048, core_steps=750_000),
-    precision="bf16",
-    save_every=1000,
-)
-# The base that the paper's rule gives rows of 128 tokens, from its 500 000 for rows of 8192: 248.
-_SMALL = Model(rope_base=rope_base_for_length(5e5, 8192, 128))
-PRESETS: dict[str, Config] = {
-    "tiny": Config(
-        model=_SMALL,
-        data=Data(megabytes=1.5, validation_rows=32),
-        stages=_small_stages(core=300, prune=40, distil=80, continued=40, context=40),
-        rivals=("prune-magnitude", "healed", "healed-magnitude", "context-same-base"),
-    ),
-    "laptop": Config(
-        model=_SMALL,
-        data=Data(),
-        stages=_small_stages(core=2000, prune=200, distil=300, continued=200, context=40),
-        seeds=(0, 1, 2, 3, 4),
-        rivals=get_args(Rival),
-        race=OptimizerRace(steps=2000),
-        sweep=WidthSweep(steps=200),
-        workers=2,
-    ),
-    "85M": Config(
-        model=Model(dim=768, layers=12, heads=12, kv_heads=6, head_dim=64, ffn=2304, wide_ffn=4608),
-        data=Data(vocabulary=49152),
-        stages=Stages(
-            core=Stage(20_000, 1024, 128, OptimizerConfig(warmup=1000)),
-            prune=Stage(1000, 1024, 128, OptimizerConfig(warmup=100)),
-            distil=Stage(20_000, 1024, 128, OptimizerConfig(warmup=1000)),
-            continued=Stage(3000, 2048, 64, LATER, MATHS_AND_CODE),
-            context=Stage(1000, 8192, 16, LATER, MATHS_AND_CODE),
-        ),
-        precision="bf16",
-        save_every=500,
-    ),
-    "3B": _ON_DEVICE,
-    "paper": _ON_DEVICE,
-    # The paper gives the server model's vocabulary and schedule, not its shape: the shape is our choice.
-    "server": Config(
-        model=Model(dim=5120, layers=48, heads=40, kv_heads=8, head_dim=128, ffn=13824, wide_ffn=0),
-        data=Data(vocabulary=100_352),
-        stages=_paper_stages(rows=4096, core_steps=375_000),
-        precision="bf16",
-        save_every=1000,
-    ),
-}
-EXPECTED = {
-    "tiny": "a model of 1 million parameters through all five stages; one seed, no claim; 75 seconds on two cores",
-    "laptop": "each stage against what it must beat, AdaStar against AdamW, learning rates over widths, five seeds; about an hour on two "
-    "cores",
-    "85M": "the official code's 85 million parameter shape; one accelerator",
-    "3B": "AFM-on-device: 2.59e9 parameters and 0.15e9 in the embedding, pruned from 6.4e9; a cluster",
-    "paper": "the same as 3B",
-    "server": "the server model's schedule and vocabulary at a shape of our choice, 13e9 parameters; a cluster",
-}

@@ -19,6 +19,7 @@ from tenfold.recipes.afm.chain import step_cost, train_one, trainings, waves
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.corpus import Corpus, characters, find_text, open_corpus, write_corpus
 from tenfold.recipes.afm.findings import Row
+from tenfold.recipes.afm.printing import print_rows
 from tenfold.recipes.afm.sweeps import Trial, best_rates, race_trials, sweep_trials, try_out
 
 
@@ -83,7 +84,10 @@ def train(config: Config, run: Run) -> Result:
     race += try_all(config, run, "race", race_trials(config, config.seeds[1:], best_rates(race)))
     sweep = try_all(config, run, "sweep", sweep_trials(config))
 
-    report(config, run, corpus, chain, race, sweep)
+    # 4. After pre-training: alignment, compression, adapters.
+    post = align_all(config, run)
+
+    report(config, run, corpus, chain, race, sweep, post)
     return run.finish()
 
 
@@ -154,7 +158,26 @@ def try_all(config: Config, run: Run, title: str, trials: list[Trial]) -> list[R
     )
 
 
-def report(config: Config, run: Run, corpus: Corpus, chain: list[Row], race: list[Row], sweep: list[Row]) -> None:
+def align_all(config: Config, run: Run) -> list[Row]:
+    """What follows pre-training, of every seed that has it."""
+    seeds = config.seeds[: config.post.seeds]
+    if not seeds or not is_main():
+        return []
+    from tenfold.recipes.afm.post_chain import align_one
+
+    found = run_jobs(
+        align_one,
+        [(config, str(run.path), seed) for seed in seeds],
+        workers=config.workers,
+        expected_seconds=len(seeds) * float(config.post.mdloo.iterations * (1 + len(config.post.rivals))),
+        title="after pre-training: alignment, compression, adapters",
+    )
+    return [row for rows in found for row in rows]
+
+
+def report(
+    config: Config, run: Run, corpus: Corpus, chain: list[Row], race: list[Row], sweep: list[Row], post: list[Row]
+) -> None:
     """Summary, figures, tables and claims."""
     from tenfold.recipes.afm import figures  # matplotlib takes a second to import
 
@@ -180,5 +203,28 @@ def report(config: Config, run: Run, corpus: Corpus, chain: list[Row], race: lis
     if corpus.steps:
         run.table("cleaning", corpus.steps)
     run.table("beside the paper", findings.beside_the_paper(config, chain, race), note=findings.PAPER_NOTE)
+    if post:
+        report_post(config, run, post)
     for claim in findings.make_claims(config, chain, race, sweep):
+        run.claim(claim)
+
+
+def report_post(config: Config, run: Run, rows: list[Row]) -> None:
+    """What follows pre-training."""
+    from tenfold.recipes.afm import post_figures, post_findings
+
+    run.text("after pre-training", post_findings.post_summary(config, rows))
+    stages = post_findings.stage_rows(rows)
+    run.table("after pre-training", stages, note=post_findings.NOTE)
+    print_rows("after pre-training, stage by stage", stages)
+    run.figure(
+        "after pre-training",
+        post_figures.post_figure(run, rows, config.seeds[: config.post.seeds]),
+        caption="Left: rewards of the answers that MDLOO and its rivals learn from, mean over seeds. Middle: the reward model on "
+        "held-out pairs, a line a seed; on the dashed line it means what it says. Right: what compression costs on text.",
+    )
+    if config.post.committee:
+        run.table("committee", post_findings.committee_rows(rows), note="As many answers of the best member alone.")
+        run.table("members", post_findings.member_rows(rows, config.seeds[0]), note="First seed.")
+    for claim in post_findings.post_claims(config, rows):
         run.claim(claim)

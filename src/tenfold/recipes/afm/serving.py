@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import queue
 import sys
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -13,6 +15,7 @@ import tyro
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
 from tenfold.lm.pretrained import find
+from tenfold.recipes.afm.opening import open_model, place_of, with_adapters
 from tenfold.text.messages import Message, Sampling
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -26,18 +29,21 @@ def chat(
     top_p: float = 0.9,
     max_tokens: int = 512,
     seed: int | None = None,
+    adapter: str | None = None,
     weights: Literal["float", "int8"] = "float",
     threads: int | None = None,
 ) -> None:
     """Chat with a model in the terminal; input that is piped in is one question.
 
     Args:
-        model: a run's models/NAME, any Llama, Qwen3 or Mixtral folder, a .gguf file, or a name that `tenfold models list` shows.
+        model: a run's models/NAME, the run of `sft` and its like, any Llama, Qwen3 or Mixtral folder, a .gguf file, or a name
+            that `tenfold models list` shows.
         system: the system message.
         temperature: 0 takes the most likely word.
         top_p: mass of the nucleus that words are drawn from, in (0, 1].
         max_tokens: of an answer.
         seed: of the random draws; none: different every time.
+        adapter: folder of an adapter that works on the model.
         weights: "int8" reads eight bits a weight: twice the speed or more, a little off.
         threads: processor threads; none: torch's choice.
     """
@@ -45,13 +51,15 @@ def chat(
         raise UserError(f"--seed: got {seed}, need a number of 64 bits")
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     _use_threads(threads)
-    place = find(model)
+    place = place_of(model)
     piped = not sys.stdin.isatty()
     question = sys.stdin.read().strip() if piped else ""
     if piped and not question:
         raise UserError("chat: got no question on the standard input")
     conversation = [Message("system", system)] if system else []
-    with LocalChatModel.from_pretrained(place, max_batch=1, weights=weights) as local:
+    given = [] if adapter is None else [f"chat={adapter}"]
+    with opened(str(place), find(model).stem, given, max_batch=1, weights=weights) as (local, *adapted):
+        local = adapted[0] if adapted else local
         if piped:
             _answer(local, [*conversation, Message("user", question)], sampling)
             return
@@ -126,6 +134,7 @@ def serve(
     api_key: str | None = None,
     max_batch: int = 64,
     max_batch_tokens: int = 32768,
+    adapters: tuple[str, ...] = (),
     weights: Literal["float", "int8"] = "float",
     threads: int | None = None,
 ) -> None:
@@ -139,6 +148,7 @@ def serve(
         api_key: what clients must send; none: the environment's TENFOLD_API_KEY, if set.
         max_batch: requests answered at a time.
         max_batch_tokens: tokens of all their prompts and answers in memory.
+        adapters: folders, or NAME=FOLDER, of adapters; a request asks for one by the model's name MODEL:NAME.
         weights: "int8" reads eight bits a weight where one request runs alone.
         threads: processor threads; none: torch's choice.
     """
@@ -147,7 +157,16 @@ def serve(
     _use_threads(threads)
     if max_batch < 1 or max_batch_tokens < 64:
         raise UserError(f"--max-batch, --max-batch-tokens: got {max_batch}, {max_batch_tokens}, need at least 1, 64")
-    local = LocalChatModel.from_pretrained(
-        model, name, max_batch=max_batch, max_batch_tokens=max_batch_tokens, weights=weights
-    )
-    serve_model(local, host=host, port=port, api_key=api_key or os.environ.get("TENFOLD_API_KEY"))
+    engine: dict[str, Any] = {"max_batch": max_batch, "max_batch_tokens": max_batch_tokens, "weights": weights}
+    with opened(model, name or find(model).stem, adapters, **engine) as models:
+        key = api_key or os.environ.get("TENFOLD_API_KEY")
+        serve_model({each.name: each for each in models}, host=host, port=port, api_key=key)
+
+
+@contextmanager
+def opened(model: str, name: str, adapters: Sequence[str], **engine: Any) -> Iterator[list[LocalChatModel]]:
+    """A chat model, and the same with each of the adapters, all on one engine."""
+    decoder, tokenizer = open_model(model)
+    names = with_adapters(decoder, adapters)
+    with LocalChatModel(decoder, tokenizer, name, **engine) as local:
+        yield [local, *map(local.with_adapter, names)]

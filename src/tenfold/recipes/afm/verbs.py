@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from tenfold.compress.distill import distill_kl_loss, distill_top1_loss
@@ -28,6 +26,7 @@ from tenfold.lm.optim import OptimizerConfig
 from tenfold.lm.pretrained import find
 from tenfold.recipes.afm.chain import Z_LOSS, save_model
 from tenfold.recipes.afm.corpus import encoded, step_row
+from tenfold.recipes.afm.printing import print_rows
 from tenfold.text.corpus import TokenWindows, load_texts, tokenize
 from tenfold.text.decontaminate import default_benchmarks
 from tenfold.text.pipeline import DEFAULT, PrepareConfig, prepare, write_jsonl
@@ -97,7 +96,7 @@ def data(
     _folder(out)
     write_jsonl(out / "text.jsonl", records)
     write_atomic(out / "report.json", json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
-    _print_rows(f"{len(records)} of {len(documents)} documents kept", [step_row(s) for s in report.to_dict()["steps"]])
+    print_rows(f"{len(records)} of {len(documents)} documents kept", [step_row(s) for s in report.to_dict()["steps"]])
     print(out / "text.jsonl")
     if encoder is not None:
         count = write_tokens(out / "tokens.bin", encoded(records, encoder), encoder.vocab_size)
@@ -278,15 +277,6 @@ def _train(
 
     fit(state, loss, steps=plan.steps, run=run, after_step=after_step)
     run.close()
-
-
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
 
 
 def _generator(seed: int) -> torch.Generator:
