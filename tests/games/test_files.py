@@ -92,6 +92,21 @@ def test_fine_tuning_rows_of_every_kind(tmp_path: Path) -> None:
     assert others == [GameRow("p", "a", sft=True), GameRow("q", "t", sft=True)]
 
 
+def test_instructions_with_several_instances_and_as_a_chat(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Add.", "instances": [{"input": "1 and 2", "output": "3"}, {"input": "", "output": "0"}]},
+        {"instruction": "Sing.", "output": "La"},
+    ]
+    (tmp_path / "sft.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plain, chat = load_sft(tmp_path / "sft.jsonl"), load_sft(tmp_path / "sft.jsonl", chat=True)
+    assert [row.target for row in plain] == [row.target for row in chat] == ["3", "0", "La"]
+    assert [row.query for row in chat] == [
+        (Message("user", "Add.\n\n1 and 2"),),
+        (Message("user", "Add."),),
+        (Message("user", "Sing."),),
+    ]
+
+
 def test_words(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("apple\n\n pear \napple\n")
@@ -124,6 +139,7 @@ def test_words(tmp_path: Path) -> None:
         (load_training_rows, b'[{"query": "a", "target": "b", "reward": "x"}]', "need query"),
         (load_training_rows, b'[{"query": [{"role": "x"}], "target": "b"}]', "need query"),
         (load_sft, b'[{"instruction": 1, "output": "b"}]', "instruction, input, output: need texts"),
+        (load_sft, b'[{"instruction": "a", "instances": [7, {"output": 1}]}]', "instruction, input, output: need texts"),
         (load_sft, b"\xff", r"is not UTF-8 \(byte 0\)"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tenfold.core.errors import UserError
-from tenfold.games.reasoning import PAPER_TASKS, evaluate_reasoning
+from tenfold.games.reasoning import PAPER_TASKS, evaluate_reasoning, write_tasks
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.score import evaluate
 from tenfold.text.tokenizer import Tokenizer
@@ -32,12 +32,15 @@ def test_files_are_scored_here(decoder: Callable[..., Decoder], tokenizer: Token
 def test_the_harness_is_asked_with_the_paper_s_shots(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
-    def simple_evaluate(model: Any, tasks: list[str], num_fewshot: int | None, limit: int | None) -> dict[str, Any]:
+    def simple_evaluate(
+        model: Any, tasks: list[str], num_fewshot: int | None, limit: int | None, **options: Any
+    ) -> dict[str, Any]:
         asked[tasks[0]] = (model, num_fewshot, limit)
         figures = {"exact_match,get-answer": 0.25} if tasks == ["bbh"] else {"acc,none": 0.5, "acc_norm,none": 0.75}
         return {"results": {tasks[0]: figures}}
 
     monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace(simple_evaluate=simple_evaluate))
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", SimpleNamespace(TaskManager=lambda include_defaults: None))
     monkeypatch.setattr("tenfold.lm.harness.harness_model", lambda model, tokenizer: "wrapped")
     found = evaluate_reasoning(None, None, limit=3)
     assert tuple(found) == PAPER_TASKS
@@ -45,6 +48,17 @@ def test_the_harness_is_asked_with_the_paper_s_shots(monkeypatch: pytest.MonkeyP
     assert (
         asked["mmlu"] == ("wrapped", 5, 3) and asked["arc_challenge"] == ("wrapped", 0, 3) and asked["bbh"][1] is None
     )
+
+
+def test_tasks_on_this_machine_are_gathered_and_scored_without_demonstrations(
+    decoder: Callable[..., Decoder], tokenizer: Tokenizer, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = write_tasks(("bbh_navigate", "piqa"), tmp_path / "tasks")
+    assert len((folder / "bbh_navigate.jsonl").read_text().splitlines()) == 150
+    found = evaluate_reasoning(decoder(max_len=1024), tokenizer, ("bbh_navigate", "piqa"), "builtin", 2, data=folder)
+    assert tuple(found) == ("bbh_navigate", "piqa") and found["bbh_navigate"]["acc"] in (0.0, 0.5, 1.0)
+    with pytest.raises(UserError, match="data not found: 10-abo/bbh/chess"):
+        write_tasks(("bbh_chess",), tmp_path / "tasks")
 
 
 def test_bad_arguments() -> None:

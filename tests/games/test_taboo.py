@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenfold.games.game import TIED, State, Verdict
-from tenfold.games.taboo import AdversarialTaboo
+from tenfold.games.taboo import AdversarialTaboo, TwoViews
 
 
 def played(game: AdversarialTaboo, word: str, *texts: str) -> State:
@@ -100,3 +100,17 @@ def test_only_its_own_roles_are_told_something() -> None:
     game = AdversarialTaboo()
     with pytest.raises(ValueError, match="role: got 'judge', need attacker or defender"):
         game.observe(played(game, "apple"), "judge")
+
+
+def test_players_may_be_told_in_different_forms() -> None:
+    chat, text = AdversarialTaboo(3), AdversarialTaboo(3, form="text")
+    game = TwoViews({"attacker": chat, "defender": text}, "strict")
+    state = game.step(game.reset({"target_word": "apple"}), "hm")
+    assert game.observe(state, "attacker") == chat.observe(state, "attacker")
+    assert game.observe(state, "defender") == text.observe(state, "defender")
+    assert state.setup == {"max_turns": 3, "rules": "strict", "target_word": "apple"}
+    assert game.returns(Verdict("attacker breaks the rules", 1)) == {"attacker": -1.0, "defender": 1.0}
+    with pytest.raises(ValueError, match="role: got 'judge'"):
+        game.observe(state, "judge")
+    with pytest.raises(ValueError, match="views: got attacker, need attacker, defender"):
+        TwoViews({"attacker": chat})

@@ -84,6 +84,31 @@ def test_the_win_rate_has_wilson_s_interval() -> None:
     assert cell.mean_return == pytest.approx(4 / 15)
 
 
+def test_words_that_come_several_times_are_drawn_with_all_their_games() -> None:
+    """Ten words of which one side always wins five: ten games on each say no more than one."""
+    alike = tuple(1 if word % 2 else -1 for word in range(10) for _ in range(10))
+    one, ten = Cell(alike[::10], (False,) * 10), Cell(alike, (False,) * 100, 10)
+    assert one.win_rate is not None and ten.win_rate is not None
+    assert ten.win_rate.value == 0.5
+    assert ten.win_rate.high - ten.win_rate.low == pytest.approx(one.win_rate.high - one.win_rate.low, abs=0.1)
+    assert Cell((0,) * 4, (False,) * 4, 2).win_rate is None
+
+
+def test_repeats_are_other_games_on_the_same_words_and_are_not_played_again(tmp_path: Path) -> None:
+    def speak(messages: Sequence[Message], sampling: Sampling, index: int) -> str:
+        return f"word {sampling.seed}"
+
+    talker = ScriptedChatModel(speak, "talker")
+    arguments: dict[str, Any] = {"game": AdversarialTaboo(1), "repeats": 3, "folder": tmp_path}
+    cell = arena({"a": talker}, {"d": talker}, WORDS, 0, **arguments).cells["a", "d"]
+    games = list(TranscriptStore(tmp_path / "a--d.jsonl", read_only=True))
+    assert cell.repeats == 3 and cell.n == len(games) == 3 * len(WORDS)
+    assert len({game.turns[0].text for game in games}) == len(games)
+    assert arena({"a": Dead()}, {"d": Dead()}, WORDS, 0, **arguments).cells["a", "d"] == cell
+    with pytest.raises(ValueError, match="repeats: got 0"):
+        arena({"a": talker}, {"d": talker}, WORDS, 0, repeats=0)
+
+
 def test_differences_are_paired_over_words() -> None:
     draw = np.random.default_rng(0)
     base = draw.choice([-1, 1], 200)

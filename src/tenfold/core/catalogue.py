@@ -10,8 +10,9 @@ from tenfold.core.catalogue_afm import AFM
 from tenfold.core.catalogue_ec_dit import EC_DIT
 from tenfold.core.catalogue_evaluation import EVALUATION
 from tenfold.core.catalogue_kg import GRAPHS, KG
+from tenfold.core.catalogue_spag import SPAG
 
-CATALOGUE = {dataset.name: dataset for dataset in (*EC_DIT, *AFM, *KG, *EVALUATION)}
+CATALOGUE = {dataset.name: dataset for dataset in (*EC_DIT, *AFM, *KG, *SPAG, *EVALUATION)}
 
 # Names for several sets at once; a folder such as `02-afm` or `02-afm/text` is one as well.
 GROUPS = {

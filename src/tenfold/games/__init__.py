@@ -18,6 +18,7 @@ _HOME = {
     "plural": "english",
     "judge": "referee",
     "AdversarialTaboo": "taboo",
+    "TwoViews": "taboo",
     "TwentyQuestions": "twenty_questions",
     "PromptPack": "prompts",
     "PlayedPrompts": "training_prompts",
@@ -55,6 +56,8 @@ _HOME = {
     "load_training_rows": "files",
     "save_training_rows": "files",
     "evaluate_reasoning": "reasoning",
+    "write_tasks": "reasoning",
+    "choice_rows": "bbh",
     "from_textarena": "textarena_bridge",
     "to_textarena": "textarena_bridge",
 }

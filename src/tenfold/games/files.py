@@ -124,25 +124,36 @@ def load_training_rows(path: str | Path) -> list[GameRow]:
     return [_training_row(row, where) for where, row in read_rows(path)]
 
 
-def load_sft(path: str | Path) -> list[GameRow]:
+def load_sft(path: str | Path, *, chat: bool = False) -> list[GameRow]:
     """Rows of fine-tuning: `{"instruction", "input", "output"}` as Alpaca's, or a prompt (query) and a target (answer).
 
+    Self-instruct's `{"instruction", "instances": [{"input", "output"}, …]}` are read as well.
+
+    Args:
+        chat: instructions are a user's turn, for models with a chat template, and not in Alpaca's form.
     Raises:
         UserError: no such file, or a row with other columns.
     """
     found = []
     for where, row in read_rows(path):
-        if "instruction" in row and "output" in row:
-            asked, given, answer = (row.get(name) or "" for name in ("instruction", "input", "output"))
-            if not all(isinstance(text, str) for text in (asked, given, answer)):
-                raise UserError(f"{where}: instruction, input, output: need texts")
-            more = ", paired with an input that provides further context" if given else ""
-            shown = f"\n\n### Input:\n{given}" if given else ""
-            query = _ALPACA.format(more=more, instruction=asked, input=shown)
-            found.append(GameRow(query, answer.strip(), sft=True))
+        instances = row.get("instances", [row] if "output" in row else None)
+        if "instruction" in row and isinstance(instances, list):
+            found += [_instruction_row(row["instruction"], instance, where, chat) for instance in instances]
         else:
             found.append(_training_row({**row, "type": "sft"}, where))
     return [row for row in found if row.target]
+
+
+def _instruction_row(asked: Any, instance: Any, where: str, chat: bool) -> GameRow:
+    fields = instance if isinstance(instance, dict) else {}
+    given, answer = (fields.get(name) or "" for name in ("input", "output"))
+    if not all(isinstance(text, str) for text in (asked, given, answer)):
+        raise UserError(f"{where}: instruction, input, output: need texts")
+    if chat:
+        return GameRow((Message("user", f"{asked}\n\n{given}".strip()),), answer.strip(), sft=True)
+    more = ", paired with an input that provides further context" if given else ""
+    shown = f"\n\n### Input:\n{given}" if given else ""
+    return GameRow(_ALPACA.format(more=more, instruction=asked, input=shown), answer.strip(), sft=True)
 
 
 def save_training_rows(rows: Iterable[GameRow], path: str | Path) -> None:

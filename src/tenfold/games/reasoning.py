@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
+from tenfold.games.bbh import choice_rows
+from tenfold.games.files import read_rows, write_rows
 
 Backend = Literal["lm_eval", "builtin"]
 
@@ -24,6 +27,45 @@ SHOTS: dict[str, int | None] = {
 PAPER_TASKS = tuple(SHOTS)
 
 
+BBH = "bbh_"  # begins the names of BIG-Bench Hard's tasks of choice, such as bbh_navigate
+
+# The rows of `tenfold.lm.tasks` as lm-eval reads them.
+_CHOICES = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{context}}",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{gold}}",
+    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+}
+_CONTEXTS = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{gold}}",
+    "doc_to_choice": "{{contexts}}",
+    "doc_to_target": "{{continuation}}",
+    "metric_list": [{"metric": "acc"}],
+}
+
+
+def write_tasks(tasks: Sequence[str], folder: str | Path) -> Path:
+    """Gather tasks that are on this machine as NAME.jsonl in one folder, for `evaluate_reasoning`.
+
+    Args:
+        tasks: names of the catalogue of data ("piqa"), or "bbh_" and a task of BIG-Bench Hard.
+        folder: made if missing.
+    Raises:
+        UserError: absent data.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        if task.startswith(BBH):
+            rows = choice_rows(data_path(f"10-abo/bbh/{task.removeprefix(BBH)}.jsonl"))
+        else:
+            rows = [row for _, row in read_rows(data_path(task))]
+        write_rows(rows, folder / f"{task}.jsonl")
+    return folder
+
+
 def evaluate_reasoning(
     model: Any,
     tokenizer: Any,
@@ -38,9 +80,10 @@ def evaluate_reasoning(
     Args:
         model, tokenizer: as in `tenfold.lm.score.evaluate`.
         tasks: names.
-        backend: "lm_eval" runs lm-evaluation-harness, which fetches its data; "builtin" reads NAME.jsonl from `data`.
+        backend: "lm_eval" runs lm-evaluation-harness, "builtin" our own scoring.
         limit: rows of each task.
-        data: folder of the files; None takes TENFOLD_DATA and the cache.
+        data: folder of NAME.jsonl in the form of `tenfold.lm.tasks`, without demonstrations. None: the harness fetches
+            its own data, "builtin" looks in TENFOLD_DATA and the cache.
     Returns:
         task to "acc" and "acc_norm" (None where it has none).
     Raises:
@@ -50,24 +93,54 @@ def evaluate_reasoning(
         raise ValueError(f"backend: got {backend!r}, need one of {', '.join(get_args(Backend))}")
     if not tasks:
         raise ValueError("tasks: got none, need at least one")
-    found: dict[str, dict[str, float | None]] = {}
-    if backend == "builtin":
-        from tenfold.lm.score import evaluate
+    score = _builtin if backend == "builtin" else _harness
+    return score(model, tokenizer, tasks, limit, None if data is None else Path(data))
 
-        for task in tasks:
-            scores = evaluate(model, tokenizer, [task], SHOTS.get(task) or 0, limit, data)[task]
-            found[task] = {"acc": scores["acc"], "acc_norm": scores["acc_norm"]}
-        return found
+
+def _builtin(
+    model: Any, tokenizer: Any, tasks: Sequence[str], limit: int | None, data: Path | None
+) -> dict[str, dict[str, float | None]]:
+    from tenfold.lm.score import evaluate
+    from tenfold.lm.tasks import Task
+
+    found = {}
+    for task in tasks:
+        known: str | Task = Task(task, "choices") if task.startswith(BBH) else task
+        shots = SHOTS.get(task) or 0 if data is None else 0
+        scores = evaluate(model, tokenizer, [known], shots, limit, data)[task]
+        found[task] = {"acc": scores["acc"], "acc_norm": scores["acc_norm"]}
+    return found
+
+
+def _harness(
+    model: Any, tokenizer: Any, tasks: Sequence[str], limit: int | None, data: Path | None
+) -> dict[str, dict[str, float | None]]:
     try:
         from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UserError('lm-eval is not installed: pip install "tenfold[eval]"') from error
     from tenfold.lm.harness import harness_model
 
     wrapped = harness_model(model, tokenizer)
+    manager = TaskManager(include_defaults=data is None)  # reading its own thousands of tasks takes half a minute
+    found = {}
     for task in tasks:
-        shots = SHOTS.get(task)
-        figures = simple_evaluate(wrapped, tasks=[task], num_fewshot=shots, limit=limit)["results"][task]
+        asked: Any = task if data is None else _local_task(task, data)
+        shots = SHOTS.get(task) if data is None else 0
+        out = simple_evaluate(
+            wrapped, tasks=[asked], num_fewshot=shots, limit=limit, bootstrap_iters=0, task_manager=manager
+        )
+        figures = out["results"][task]
         exact = figures.get("exact_match,get-answer", figures.get("exact_match,none"))
         found[task] = {"acc": figures.get("acc,none", exact), "acc_norm": figures.get("acc_norm,none")}
     return found
+
+
+def _local_task(task: str, data: Path) -> dict[str, Any]:
+    """lm-eval's description of a file of ours."""
+    file = data / f"{task}.jsonl"
+    (_, first), *_ = read_rows(file)
+    source = {"data_files": {"test": str(file)}, "cache_dir": str(data / "cache")}
+    form = _CONTEXTS if "contexts" in first else _CHOICES
+    return {"task": task, "dataset_path": "json", "dataset_kwargs": source, "test_split": "test", **form}

@@ -105,7 +105,8 @@ def _play(
     try:
         if kept is not None and len(kept) and not resume:
             raise ValueError(f"store: got {kept.path} with {len(kept)} episodes, need an empty one or resume=True")
-        begun = _begun(game, setups, seed, () if kept is None else kept)
+        known = () if kept is None else kept
+        begun = ((id, state) for id, state in first_states(game, setups, seed) if id not in known)
         table = _Table(game, speakers, seed, sampling, early_stop)
         with closing(_in_thread(table, begun, concurrency)) as episodes:
             for episode in episodes:
@@ -117,16 +118,14 @@ def _play(
             kept.close()
 
 
-def _begun(game: Game, setups: Iterable[Setup], seed: int, known: Any) -> Iterator[tuple[str, State]]:
-    """First states with their ids, without the known ones."""
+def first_states(game: Game, setups: Iterable[Setup], seed: int) -> Iterator[tuple[str, State]]:
+    """The id and the first state of every game that `play` plays of these setups."""
     repeats: Counter[str] = Counter()
     for setup in setups:
         state = game.reset(setup, seed)
         first = episode_id(game.name, state.setup, seed)
-        id = episode_id(game.name, state.setup, seed, repeats[first]) if repeats[first] else first
+        yield episode_id(game.name, state.setup, seed, repeats[first]) if repeats[first] else first, state
         repeats[first] += 1
-        if id not in known:
-            yield id, state
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class AdversarialTaboo:
                 raise ValueError(f"{name}: got {value!r}, need one of {', '.join(known)}")
         if invalid_policy is not None and invalid_policy not in get_args(Invalid):
             raise ValueError(f"invalid_policy: got {invalid_policy!r}, need one of {', '.join(get_args(Invalid))}")
-        self.max_turns, self.rules, self.form = max_turns, rules, form
+        self.max_turns, self.rules = max_turns, rules
+        self.form: Literal["chat", "text"] = form
         self.pack = pack if isinstance(pack, PromptPack) else PromptPack.load(pack)
         self.invalid_policy = invalid_policy or ("discard" if rules == "official" else "defender_wins")
 
@@ -88,6 +89,25 @@ class AdversarialTaboo:
         winner = v.winner or ("defender" if v.offender and self.invalid_policy == "defender_wins" else None)
         attacker = {"attacker": 1.0, "defender": -1.0}.get(winner or "", 0.0)
         return {"attacker": attacker, "defender": -attacker}
+
+
+class TwoViews(AdversarialTaboo):
+    """A game whose players are told of it in different wordings or forms, as each of them knows it.
+
+    Args:
+        views: role to the game as that player knows it; the attacker's decides all but the rules.
+        rules: of the referee.
+    """
+
+    def __init__(self, views: Mapping[str, AdversarialTaboo], rules: Rules = "official") -> None:
+        if set(views) != set(ROLES):
+            raise ValueError(f"views: got {', '.join(sorted(views)) or 'none'}, need {', '.join(ROLES)}")
+        first = views["attacker"]
+        super().__init__(first.max_turns, rules, first.pack, first.form)
+        self.views = dict(views)
+
+    def observe(self, s: State, role: str) -> list[Message]:
+        return self.views[role].observe(s, role) if role in ROLES else super().observe(s, role)
 
 
 def _of_judge(setup: Mapping[str, Any]) -> dict[str, Any]:

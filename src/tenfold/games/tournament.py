@@ -16,7 +16,7 @@ from tenfold.core.atomic import checked_name, write_atomic
 from tenfold.core.errors import UserError
 from tenfold.core.statistics import Interval, paired_bootstrap, wilson
 from tenfold.games.game import ERROR, Episode, Game
-from tenfold.games.self_play import Speaker, play
+from tenfold.games.self_play import Speaker, first_states, play
 from tenfold.games.store import TranscriptStore
 from tenfold.games.taboo import AdversarialTaboo
 from tenfold.text.messages import Sampling
@@ -32,10 +32,12 @@ class Cell:
     Args:
         scores: of each game in the order of the words: 1 won, -1 lost, 0 tied; None where a model gave no answer.
         fouls: of each game whether somebody broke the rules; such a game is lost for the one who did.
+        repeats: games on each word, which stand together.
     """
 
     scores: tuple[int | None, ...]
     fouls: tuple[bool, ...]
+    repeats: int = 1
 
     @property
     def n(self) -> int:
@@ -56,9 +58,14 @@ class Cell:
 
     @property
     def win_rate(self) -> Interval | None:
-        """wins / (wins + losses) with Wilson's interval; None where all games were tied."""
+        """wins / (wins + losses); None where all games were tied.
+
+        With Wilson's interval; where words come several times, with that of a bootstrap over words.
+        """
         decided = self.count(1) + self.count(-1)
-        return wilson(self.count(1), decided) if decided else None
+        if not decided:
+            return None
+        return wilson(self.count(1), decided) if self.repeats == 1 else _rate_over_words(self)
 
     @property
     def mean_return(self) -> float:
@@ -141,9 +148,10 @@ class ArenaResult:
             pairs = [(name, other) if place == 0 else (other, name) for name in (a, b)]
             if any(pair not in self.cells for pair in pairs):
                 raise ValueError(f"{role}: got {a!r} and {b!r}, need names that met the same opponents")
-            for word, (x, y) in enumerate(zip(*(self.cells[pair].scores for pair in pairs), strict=True)):
+            mine, theirs = (self.cells[pair] for pair in pairs)
+            for game, (x, y) in enumerate(zip(mine.scores, theirs.scores, strict=True)):
                 if x is not None and y is not None:
-                    first, second, words = [*first, x], [*second, y], [*words, word]
+                    first, second, words = [*first, x], [*second, y], [*words, game // mine.repeats]
         sign = 1 - 2 * place
         return paired_bootstrap(sign * np.array(first), sign * np.array(second), n, clusters=words, seed=seed)
 
@@ -184,6 +192,7 @@ def arena(
     *,
     game: Game | None = None,
     sampling: Sampling = GREEDY,
+    repeats: int = 1,
     concurrency: int = 1024,
     folder: str | Path | None = None,
 ) -> ArenaResult:
@@ -195,6 +204,7 @@ def arena(
         seed: of all games.
         game: of two roles; None is Adversarial Taboo under the strict rules.
         sampling: greedy by default; games on one word are then all alike, so a word is one observation.
+        repeats: games on each word of a cell, where the sampling makes them differ.
         concurrency: games under way at a time.
         folder: where the transcripts are kept, `<attacker>--<defender>.jsonl`; what it holds is not played again.
     Raises:
@@ -207,9 +217,13 @@ def arena(
         raise ValueError(
             f"attackers, defenders, words: got {len(attackers)}, {len(defenders)}, {len(setups)}, need one each"
         )
-    keys = [_key(game.reset(setup, seed).setup) for setup in setups]
-    if len(set(keys)) < len(keys):
+    if repeats < 1:
+        raise ValueError(f"repeats: got {repeats}, need at least 1")
+    states = [state.setup for _, state in first_states(game, setups, seed)]
+    if any(setup in states[:index] for index, setup in enumerate(states)):
         raise ValueError("words: got one twice, need different ones: a word is one observation")
+    setups = [setup for setup in setups for _ in range(repeats)]
+    ids = [id for id, _ in first_states(game, setups, seed)]
     first, second = game.roles
     cells = {}
     for a, attacker in attackers.items():
@@ -217,22 +231,25 @@ def arena(
             store = None if folder is None else Path(folder) / f"{checked_name(f'{a}--{d}')}.jsonl"
             players = {first: attacker, second: defender}
             new = play(game, players, setups, seed=seed, sampling=sampling, store=store, concurrency=concurrency)
-            ended = {_key(episode.setup): episode for episode in new}
+            ended = {episode.id: episode for episode in new}
             if store is not None:
-                ended |= _stored(store, seed)
-            cells[a, d] = _cell(game, [ended.get(key) for key in keys], f"{a} against {d}")
+                ended |= {episode.id: episode for episode in TranscriptStore(store, read_only=True)}
+            cells[a, d] = _cell(game, [ended.get(id) for id in ids], repeats, f"{a} against {d}")
     return ArenaResult((first, second), cells)
 
 
-def _stored(path: Path, seed: int) -> dict[str, Episode]:
-    return {_key(e.setup): e for e in TranscriptStore(path, read_only=True) if e.seed == seed}
+def _rate_over_words(cell: Cell, n: int = 10_000) -> Interval:
+    """Share of the decided games that were won, words drawn anew with all their games."""
+    scores = np.array([score or 0 for score in cell.scores]).reshape(-1, cell.repeats)
+    won, lost = (scores == 1).sum(1), (scores == -1).sum(1)
+    drawn = np.random.default_rng(0).integers(len(won), size=(n, len(won)))
+    wins, losses = won[drawn].sum(1), lost[drawn].sum(1)
+    decided = wins + losses > 0
+    low, high = np.quantile(wins[decided] / (wins + losses)[decided], (0.025, 0.975))
+    return Interval(float(won.sum() / (won.sum() + lost.sum())), float(low), float(high))
 
 
-def _key(setup: Mapping[str, Any]) -> str:
-    return repr(sorted(setup.items()))
-
-
-def _cell(game: Game, episodes: Sequence[Episode | None], name: str) -> Cell:
+def _cell(game: Game, episodes: Sequence[Episode | None], repeats: int, name: str) -> Cell:
     scores: list[int | None] = []
     fouls = []
     for episode in episodes:
@@ -246,7 +263,7 @@ def _cell(game: Game, episodes: Sequence[Episode | None], name: str) -> Cell:
         else:
             value = game.returns(verdict)[game.roles[0]]
             scores.append((value > 0) - (value < 0))
-    cell = Cell(tuple(scores), tuple(fouls))
+    cell = Cell(tuple(scores), tuple(fouls), repeats)
     if not cell.n:
         reason = next((e.verdict.reason for e in episodes if e is not None), "no game")
         raise UserError(f"arena: {name}: 0 of {len(episodes)} games came to an end; {reason}")

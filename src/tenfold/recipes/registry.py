@@ -87,6 +87,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2404.10642",
         "self-play engine and training of any chat model",
         "tenfold.recipes.spag",
+        "works",
     ),
     Recipe(
         "mm1",

@@ -1,0 +1,53 @@
+"""The presets; every one says what it should reach and how long it takes."""
+
+from __future__ import annotations
+
+from tenfold.recipes.spag.config import Arena, Config, Imitation, Model, Reasoning, SelfPlay, Table, Words
+
+# Why the paper's ratio of whole utterances for the small decoder and not the mean of its code: a guess has more tokens than
+# a clue, so by the mean a lost game pushes the clue before the guess down harder than the guess itself, and guessing spreads.
+PRESETS: dict[str, Config] = {
+    "tiny": Config(
+        imitation=Imitation(games=2000, steps=450),
+        self_play=SelfPlay(games=800, ratio="sequence"),
+        arena=Arena(repeats=3, words=0),
+    ),
+    "laptop": Config(
+        imitation=Imitation(steps=1000),
+        self_play=SelfPlay(ratio="sequence"),
+        arms=("signed", "official", "official-matched", "signed-alone"),
+        seeds=(0, 1, 2),
+        workers=2,
+    ),
+    "smollm2": Config(
+        words=Words(held_out=24, sft="seed_tasks"),
+        model=Model(base="smollm2-135m-instruct", lora_rank=16, max_length=256),
+        table=Table(max_turns=3, pack="brief", form="chat", max_tokens=20, batch=32, precision="float32"),
+        imitation=Imitation(games=200, steps=40, batch=8, lr=2e-4, beta=0.1, dictionary=0.25),
+        self_play=SelfPlay(games=120, batch=8, lr=5e-5, beta=0.2, sft=0.25, max_weight=4.0),
+        arena=Arena(repeats=1, words=0),
+        reasoning=Reasoning(tasks=("piqa", "arc_easy", "bbh_navigate", "bbh_snarks"), limit=50),
+        precision="bf16",
+        log_every=5,
+        save_every=20,
+    ),
+    # 2.7 of the paper's settings; its teacher's games and its fine-tuning rows are the user's to bring.
+    "paper": Config(
+        words=Words(top=30_000),
+        model=Model(base="llama-2-7b", max_length=2048),
+        table=Table(pack="default", form="text", max_tokens=256, batch=64, precision="float32"),
+        imitation=Imitation(games=30_000, steps=500, batch=128, lr=5e-6, beta=0.1),
+        self_play=SelfPlay(epochs=3, games=47_591, batch=128, lr=2e-6, beta=0.2),
+        arms=("official",),
+        reasoning=Reasoning(tasks=("piqa", "winogrande", "arc_easy", "arc_challenge"), backend="lm_eval"),
+        save_every=100,
+    ),
+}
+EXPECTED = {
+    "tiny": "a small decoder learns a language game and plays itself for two epochs; one seed, no claim; about a minute on two cores",
+    "laptop": "a defender of held-out words after two epochs of self-play against the imitation that it began as: return up by 0.20 or more; "
+    "signed and official credit beside one another, three seeds; under 30 minutes on two cores (an estimate)",
+    "smollm2": "SmolLM2-135M-Instruct as it is, after imitation and after two epochs of self-play, LoRA; one seed; under an hour on two cores "
+    "(an estimate)",
+    "paper": "the published settings for LLaMA-2-7B: 8 accelerators for days; words.targets, words.sft and model.base are yours to bring",
+}
