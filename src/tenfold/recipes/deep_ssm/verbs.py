@@ -49,7 +49,7 @@ def predict(
         patients: a MEDS folder, PhysioNet files, MIMIC-III tables, or a long table (.csv, .csv.gz, .parquet).
         out: a .parquet file.
         cohort: of a run with several: whose model.
-        labels: of MEDS: parquet of subject_id and prediction_time; none: the model's context after each first record.
+        labels: of MEDS: parquet of subject_id and prediction_time; none: the model's context after each first observation or intervention.
         subjects: of a long table: one row a subject, with static values and perhaps the trigger.
         codes: of MEDS: a JSON file {name: [codes]} for the model's names; none: its own.
         columns: of tables; empty ones are the model's own.

@@ -67,7 +67,7 @@ EXPECTED = {
     "large": "NELL-995 and FB15K-237, MINERVA's policy, 120 CPU seconds an arm, three seeds, a part of the published budget: what holds there; "
     "about 18 minutes on two cores (an estimate)",
     "laptop": "UMLS and Kinship, both base policies, 45 CPU seconds an arm, three seeds: supervised and reinforced against each alone "
-    "and with a shaped reward; under 30 minutes on two cores (an estimate)",
+    "and with a shaped reward; half an hour on two cores",
     "wn18rr-minerva": "the published settings; hours (an estimate)",
     "nell-995-minerva": "the published settings; hours (an estimate)",
     "fb15k-237-minerva": "the published settings; a day (an estimate)",
