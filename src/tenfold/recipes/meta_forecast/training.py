@@ -160,6 +160,7 @@ def train_one(config: Config, run_path: str, job: Job) -> Row:
     }
     write_atomic(folder.path / "metrics.json", json.dumps(row, indent=1) + "\n")
     run.save_stage(job.name, row)
+    advance(job.size)
     shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     run.close()
     return row
