@@ -19,7 +19,7 @@ from tenfold.clinical.forecast_data import ForecastDataset, Reading
 from tenfold.clinical.forecast_model import ForecastModel
 from tenfold.clinical.planted_forecast import PlantedForecast
 from tenfold.clinical.selection_config import SelectConfig
-from tenfold.clinical.series import forward_fill
+from tenfold.clinical.series import Scaling, forward_fill
 from tenfold.clinical.task_selection import AutoSelect, Mode, Result, fit_mode
 from tenfold.clinical.task_weighting import read_weights_csv, weights_csv
 from tenfold.core.errors import UserError
@@ -159,7 +159,7 @@ def test_missing_values_are_read_as_in_training(data: ForecastDataset, tmp_path:
     assert np.array_equal(again.predict_proba(test), by_hand.predict_proba(test))
 
 
-def test_a_network_of_ones_own_is_not_saved(tmp_path: Path) -> None:
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -169,6 +169,9 @@ def test_a_network_of_ones_own_is_not_saved(tmp_path: Path) -> None:
     estimator = AutoSelect(SMALL, model=Own()).fit(columns(False), columns(True), columns(True, "valid"))
     with pytest.raises(ValueError, match="model: got Own, need a ForecastModel"):
         estimator.save(tmp_path / "own")
+    plain = Scaling(("a",), (-np.inf,), (np.inf,), (0.0,), (1.0,))
+    with pytest.raises(ValueError, match=r"reading.scaling.low: got \(-inf,\), need finite numbers"):
+        fitted(reading=Reading(plain)).save(tmp_path / "own")
     assert not (tmp_path / "own").exists()
 
 

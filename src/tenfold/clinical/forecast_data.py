@@ -39,8 +39,6 @@ class Reading:
     def __post_init__(self) -> None:
         if self.largest is not None and not 0 < self.largest < math.inf:
             raise ValueError(f"largest: got {self.largest}, need a finite number > 0")
-        if self.scaling is not None:
-            self.scaling.check("scaling")
 
     def bounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scaled values within their bound."""
@@ -198,9 +196,7 @@ class ForecastDataset:
         return self.targets.index(target)
 
 
-def forecast_from_events(
-    dataset: EventTimeDataset, horizon: int, *, flags: Sequence[str] = (), fill: bool = True
-) -> ForecastDataset:
+def forecast_from_events(dataset: EventTimeDataset, horizon: int, *, flags: Sequence[str] = ()) -> ForecastDataset:
     """The last `horizon` steps before the trigger become the future; each event within its grid becomes an outcome.
 
     So every source of event times (MIMIC-III, MEDS, own tables) also serves forecast pretraining. The history ends
@@ -210,12 +206,12 @@ def forecast_from_events(
         dataset: with a context of more than `horizon` steps; its rows at risk of an event are eligible, unless
             follow-up ends before the grid does.
         horizon: H.
-        flags, fill: see `Reading`.
+        flags: see `Reading`.
     """
     steps = dataset.x.shape[1] - horizon
     if horizon < 1 or steps < 1:
         raise ValueError(f"horizon: got {horizon}, need 1..{dataset.x.shape[1] - 1}, less than the context's steps")
-    reading = Reading(dataset.scaling.get("observations"), flags=tuple(flags), fill=fill)
+    reading = Reading(dataset.scaling.get("observations"), flags=tuple(flags))
     x, mask = reading.grid(dataset)
     ends = np.array([spec.slot_hours * spec.n_slots for spec in dataset.events])
     within = dataset.time_hours < ends

@@ -168,7 +168,7 @@ class AutoSelect:
         """Write config.json, model.safetensors and weights.csv (task, weight, round).
 
         Raises:
-            ValueError: no fit yet, or a network of one's own, which config.json could not rebuild.
+            ValueError: no fit yet; a network of one's own, which config.json could not rebuild; a scaling that is not finite.
         """
         net, folder = self._fitted(), Path(folder)
         if not isinstance(net, ForecastModel):
@@ -299,6 +299,10 @@ class _Saved:
     n_features: int
     horizon: int
     tasks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.reading.scaling is not None:
+            self.reading.scaling.check("reading.scaling")
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,5 @@ class Config:
         for name in ("workers", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
-        if self.post.seeds > len(self.seeds):
-            raise ValueError(f"post.seeds: got {self.post.seeds}, need at most {len(self.seeds)} (seeds)")
         if not self.model.wide_ffn and set(self.rivals) - {"context-same-base"}:
             raise ValueError("rivals: those of pruning and distillation need model.wide_ffn above 0")

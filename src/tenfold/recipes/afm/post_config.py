@@ -278,7 +278,7 @@ class Post:
     """What the chain does after pre-training, on toy instructions: align, compress, adapt.
 
     Args:
-        seeds: with so many of the config's seeds; 0 ends with pre-training.
+        seeds: with so many of the config's seeds, or all where there are fewer; 0 ends with pre-training.
         toy: the instructions.
         sft: of the pre-trained model.
         replay: rows of running text for each row of instructions in it, so that the model does not forget what it knows.
