@@ -105,8 +105,8 @@ PRESETS: dict[str, Config] = {
     "tiny": Config(
         model=_SMALL,
         data=Data(megabytes=1.5, validation_rows=32),
-        stages=_small_stages(core=300, prune=40, distil=80, continued=40, context=40),
-        rivals=("prune-magnitude", "healed", "healed-magnitude", "context-same-base"),
+        stages=_small_stages(core=160, prune=40, distil=60, continued=40, context=40),
+        rivals=("prune-magnitude",),
         post=replace(
             _small_post(
                 replace(_HALF_CHATTY, kinds=("count_letters",), learned=300, held_out=24, draws=2),
