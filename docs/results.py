@@ -63,7 +63,8 @@ def main() -> None:
         lines += [f"**{table['name']}**", "", *markdown_table(table["columns"], cells), "", table["note"] or "", ""]
     (DOCS / "results" / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
     for figure in arguments.figure:
-        shutil.copyfile(run.path / "figures" / f"{figure}.png", DOCS / "figures" / f"{name}-{figure}.png")
+        kept_as = f"{name}-{figure}.png".replace(" ", "-")
+        shutil.copyfile(run.path / "figures" / f"{figure}.png", DOCS / "figures" / kept_as)
 
 
 if __name__ == "__main__":

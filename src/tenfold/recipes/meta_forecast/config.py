@@ -63,7 +63,7 @@ PERCENTS: dict[str, tuple[float, ...]] = {
 
 def shown(percent: float) -> str:
     """A share of labels, all of it: 50, 0.5, 50.00001."""
-    return repr(percent).removesuffix(".0")
+    return repr(float(percent)).removesuffix(".0")
 
 
 # Chosen on a third of the training stays of death48.
