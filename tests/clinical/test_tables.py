@@ -59,6 +59,7 @@ def test_small_blocks_are_the_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
         ("t.csv", b"a,b\n1,2\n3\n", r"t.csv: cannot be read \(.*Row #3"),
         ("t.csv", b"", "t.csv: cannot be read"),
         ("t.csv", b"a,b\n1,\xff\n", "t.csv: cannot be read"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16"), "t.csv: not UTF-8; save it as UTF-8"),
         ("t.csv.gz", b"no gzip", "t.csv.gz: cannot be read"),
         ("t.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 9999, mtime=0)[:-20], "t.csv.gz: cannot be read"),
         ("t.parquet", b"PAR1 and no more", "t.parquet: cannot be read"),

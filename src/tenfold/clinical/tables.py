@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,9 @@ def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = 
 
 
 def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Block]:
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # whose zeros Arrow would take for text
+            raise UserError(f"{path}: not UTF-8; save it as UTF-8")
     # One thread, so that rows have numbers in Arrow's own messages and memory stays at a block or two.
     options = pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
     with pacsv.open_csv(path, read_options=options) as header:
