@@ -203,7 +203,8 @@ def test_every_switch_trains(switches: dict[str, Any], config: Config, tmp_path:
 
 def test_every_switch_is_turned_above() -> None:
     turned = {name for switches in NOT_THE_DEFAULT for name in switches}
-    assert {name for name in asdict(NETWORK) if not name.endswith(("mlp", "z_dim"))} == turned
+    refused = {"context_len_to_trigger"}  # a cohort's grid ends at the trigger
+    assert {name for name in asdict(NETWORK) if not name.endswith(("mlp", "z_dim"))} - refused == turned
 
 
 def test_a_loss_that_is_infinite_stops_and_names_the_model(
