@@ -296,7 +296,7 @@ EXPECTED = {
     "tiny": "one small model on the shapes world, too short for more than coloured blobs, and where its experts go; one seed; 75 seconds on two cores",
     "laptop": "expert choice beside dense, twice as wide, token choice and a random router, with a sweep of learning rates and of guidance, three seeds; too short for shapes, so that rates stay near the floor; an hour on two cores",
     "accelerator": "the same five models twice as wide, 512 pictures a step, with a sweep of guidance; five minutes on an H100 with 16 cores and CUDA's MPS",
-    "emoji": "pictures of 1906 names in two styles, some pairs of them never shown, captions read by MiniLM, three seeds; half an hour on two cores (an estimate)",
+    "emoji": "pictures of 1906 names in two styles, some pairs of them never shown, captions read by MiniLM, three seeds; a quarter of an hour on two cores",
     "scaling": "2, 4, 8 and 16 experts, and pictures that compete for experts, three seeds; 50 minutes on two cores (an estimate)",
     "xl": "0.5e9 parameters dense, 5.1e9 with 32 experts, on your own latents; a cluster",
     "xxl": "12.3e9 parameters with 32 experts; a cluster",
