@@ -201,6 +201,18 @@ def test_embedding_dropout_keeps_the_expected_score(kg: KnowledgeGraph) -> None:
     assert ((draws.mean(0) - exact).abs() <= 4.5 * draws.std(0) / math.sqrt(4000)).all()
 
 
+def test_dropout_falls_on_the_rows_in_use_of_a_large_table(kg: KnowledgeGraph) -> None:
+    policy = MultiHopPolicy(kg, dim=64, history=4, emb_dropout=0.5)
+    table = policy.entity
+    assert table is not None
+    few, many = torch.tensor([2, 0, 2]), torch.arange(len(table.weight)).repeat(2)
+    for ids, kept in ((few, 2), (many, len(table.weight))):
+        rows, place = policy._dropped(table, ids)
+        assert len(rows) == kept and torch.equal(rows[place[0]], rows[place[-1]]) == (ids[0] == ids[-1])
+        dropped, doubled = rows[place] == 0, 2 * table(ids)
+        assert 0.3 < dropped.float().mean() < 0.7 and torch.equal(rows[place][~dropped], doubled[~dropped])
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [

@@ -32,7 +32,7 @@ from tenfold.graph.knowledge_graph import KnowledgeGraph
 from tenfold.graph.labels import PathLabeller
 from tenfold.graph.policies import MinervaPolicy, MultiHopPolicy, Policy
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, GRAPH, WEIGHTS = "config.json", "graph.npz", "model.safetensors"
 STAY = "NO_OP"
 MAX_HORIZON = 64  # a config.json is not asked for more
@@ -91,7 +91,7 @@ class Reasoner:
         width: of the beam.
         reduce: an entity counts by its best path ("max") or by all paths found ("sum").
         mask_inverse: as in training (`WalkEnv`); for `steps` and for evaluation.
-        trained: ids of the relations that the walker was trained to answer; None: unknown.
+        trained: ids of the relations that the walker was trained to answer; None: all.
     """
 
     def __init__(
@@ -113,7 +113,10 @@ class Reasoner:
         self.policy, self.kg = policy, kg
         self.horizon, self.width, self.reduce = horizon, width, reduce
         self.mask_inverse = mask_inverse
-        self.trained = None if trained is None else frozenset(trained)
+        relations = frozenset(range(len(kg.relation_names)))
+        self.trained = relations if trained is None else frozenset(trained)
+        if not self.trained <= relations:
+            raise ValueError(f"trained: got ids that are no relations, need 0..{len(relations) - 1}")
         self._known = kg.answers("train")
 
     @overload
@@ -196,7 +199,7 @@ class Reasoner:
             "width": self.width,
             "reduce": self.reduce,
             "mask_inverse": self.mask_inverse,
-            "trained": None if self.trained is None else sorted(self.trained),
+            "trained": sorted(self.trained),
         }
         write_atomic(folder / CONFIG, json.dumps(config, indent=1))
 
@@ -208,9 +211,11 @@ class Reasoner:
             UserError: missing or damaged files, another format, weights that do not fit the graph.
         """
         folder = Path(folder)
-        config = read_object(folder / CONFIG, format=int, policy=str, options=dict, horizon=int, width=int, reduce=str)
+        config = read_object(folder / CONFIG, format=int)
         if config["format"] != FORMAT:
             raise UserError(f"{folder / CONFIG}: format: got {config['format']}, need {FORMAT}")
+        kinds: dict[str, type] = {"horizon": int, "width": int, "reduce": str, "mask_inverse": bool, "trained": list}
+        config = read_object(folder / CONFIG, policy=str, options=dict, **kinds)
         if config["policy"] not in POLICIES:
             raise UserError(f"{folder / CONFIG}: policy: got {config['policy']!r}, need one of {', '.join(POLICIES)}")
         kg = KnowledgeGraph.load(folder / GRAPH)
@@ -219,12 +224,7 @@ class Reasoner:
         _check_fit(policy.state_dict(), weights, str(folder))
         policy.load_state_dict(weights, assign=True)
         try:
-            options = {
-                name: config[name]
-                for name in ("horizon", "width", "reduce", "mask_inverse", "trained")
-                if name in config
-            }
-            return cls(policy, kg, **options)
+            return cls(policy, kg, **{name: config[name] for name in kinds})
         except (TypeError, ValueError) as error:
             raise UserError(f"{folder / CONFIG}: {error}") from None
 
@@ -269,7 +269,7 @@ class Reasoner:
                     path=[(self._relation(step), names[node]) for step, node in path if step != stay],
                     known=is_known,
                     isolated=isolated,
-                    untrained=self.trained is not None and r not in self.trained,
+                    untrained=r not in self.trained,
                     steps=next(walks) if steps and is_known else None,
                 )
             )

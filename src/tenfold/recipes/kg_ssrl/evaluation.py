@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.core.atomic import write_atomic
+from tenfold.core.errors import UserError
 from tenfold.core.fit import forward_seed
 from tenfold.graph.beam import beam_search
 from tenfold.graph.embed import Scorer
@@ -54,18 +55,27 @@ def figures_of(found: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if name != "per_query"}
 
 
-def of_relations(kg: KnowledgeGraph, triples: Tensor, config: Config) -> Tensor:
-    """Of triples [n, 3] those of relations trained on; all, where there are none."""
+def of_relations(kg: KnowledgeGraph, split: str, config: Config) -> Tensor:
+    """The triples [n, 3] of a split whose relations are trained on.
+
+    Raises:
+        UserError: there are none.
+    """
+    triples = kg.splits[split]
     if not config.training.relations:
         return triples
     wanted = torch.tensor([kg.relation_id(name) for name in config.training.relations], device=triples.device)
     own = triples[torch.isin(triples[:, 1], wanted)]
-    return own if len(own) else triples
+    if not len(own):
+        raise UserError(
+            f"training.relations: no {split} triple of {', '.join(config.training.relations)} to rank; hold out more (data.{split})"
+        )
+    return own
 
 
 def valid_triples(kg: KnowledgeGraph, config: Config) -> Tensor:
     """Validation triples behind a point of the learning curve [n, 3], evenly picked."""
-    triples = of_relations(kg, kg.splits["valid"], config)
+    triples = of_relations(kg, "valid", config)
     most = min(len(triples), config.search.valid_queries)
     return triples[torch.linspace(0, len(triples) - 1, most).round().long()]
 

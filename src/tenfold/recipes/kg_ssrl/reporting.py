@@ -99,7 +99,7 @@ def learning_caption(config: Config) -> str:
 def show_answers(config: Config, run: Run, job: Job, reasoner: Reasoner) -> None:
     """A few test queries, answered without the edges that answer them in the graph."""
     kg = reasoner.kg
-    triples = of_relations(kg, kg.splits["test"], config)
+    triples = of_relations(kg, "test", config)
     picked = triples[torch.linspace(0, len(triples) - 1, min(QUERIES, len(triples))).round().long()]
     everything = kg.answers()
     groups = []

@@ -137,6 +137,7 @@ def _train(trial: Trial, reward: Reward) -> Row:
     config, job, kg, settings, mesh = trial.config, trial.job, trial.kg, trial.settings, trial.mesh
     learner = build_learner(config, job.base, settings, kg, job.seed).to(device_type())
     queries, coordinate = training_queries(config, kg), batch_coordinate(mesh)
+    asked = of_relations(kg, "test", config)  # before the training: it may find none
     steps, seconds = dict.fromkeys(STAGES, 0), dict.fromkeys(STAGES, 0.0)
     for stage, amount in config.budget.stages(job.arm).items():
         if stage == "rl" and config.budget.unit == "seconds":
@@ -151,7 +152,7 @@ def _train(trial: Trial, reward: Reward) -> Row:
             loss = reinforced_loss(config, job.base, settings, kg, reward, partial(getattr, state, "step"), mesh)
         run_stage(trial, stage, state, loss, amount)
         steps[stage], seconds[stage] = state.step, state.seconds
-    found = rank(learner.policy, kg, of_relations(kg, kg.splits["test"], config), config, settings)
+    found = rank(learner.policy, kg, asked, config, settings)
     if is_main():
         folder = model_folder(trial.run.path, job)
         Reasoner(

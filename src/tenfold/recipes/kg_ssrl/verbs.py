@@ -166,15 +166,13 @@ def eval_(
     kg = reasoner.kg
     asked = kg.splits[split] if triples is None else _triples_of(triples, kg)
     wanted = {kg.relation_id(name) for name in relation} if relation else reasoner.trained
-    if wanted is not None:
-        own = asked[torch.isin(asked[:, 1], torch.tensor(sorted(wanted)))]
-        if len(own) < len(asked):
-            print(
-                f"{len(own)} of {len(asked)} triples: {', '.join(kg.relation_names[r] for r in sorted(wanted)[:10])} only"
-            )
-        if not len(own):
-            raise UserError("--relation: no triple to rank is of these relations")
-        asked = own
+    own = asked[torch.isin(asked[:, 1], torch.tensor(sorted(wanted)))]
+    if not len(own):
+        raise UserError("--relation: no triple to rank is of these relations")
+    if len(own) < len(asked):
+        print(
+            f"{len(own)} of {len(asked)} triples: {', '.join(kg.relation_names[r] for r in sorted(wanted)[:10])} only"
+        )
     search = _search_of(model)
     given: dict[str, Any] = {
         "eval_mask": eval_mask,
@@ -187,7 +185,7 @@ def eval_(
     found = evaluate(
         reasoner.policy,
         kg,
-        asked,
+        own,
         width=width or reasoner.width,
         horizon=reasoner.horizon,
         reduce=reasoner.reduce,
