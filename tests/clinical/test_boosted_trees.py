@@ -46,6 +46,19 @@ def test_answers_are_those_of_scikit_learn(grown: tuple[HistGradientBoostingClas
     np.testing.assert_allclose(forest(torch.from_numpy(edge)).numpy(), model.decision_function(edge), atol=1e-12)
 
 
+def test_a_split_on_what_is_missing_is_kept_in_finite_numbers() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 2))
+    x[rng.random(x.shape) < 0.4] = np.nan
+    model = HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(
+        x, np.isnan(x[:, 1]) ^ (rng.random(600) < 0.1)
+    )
+    assert any(np.isinf(each[0].nodes["num_threshold"]).any() for each in model._predictors)
+    forest = Forest.of(model, 2)
+    assert forest.threshold.isfinite().all()  # as folders of models need it
+    np.testing.assert_allclose(forest(torch.from_numpy(x)).numpy(), model.decision_function(x), atol=1e-12)
+
+
 def test_the_first_trees_are_a_stage(grown: tuple[HistGradientBoostingClassifier, np.ndarray]) -> None:
     model, x = grown
     stages = list(model.staged_decision_function(x))

@@ -155,13 +155,15 @@ def test_faulty_outcomes_are_named(outcomes: str, message: str, tmp_path: Path) 
 
 
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = r"physionet2012_a.npz not found in .*; pass data_dir=… or use the 'sim' preset"
+    message = (
+        r"physionet2012_a.npz not found in .*; pass its folder \(data_dir=…, --data.path\) or use the 'sim' preset"
+    )
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=message):
             read_physionet2012(place)
     monkeypatch.setenv("TENFOLD_DATA", str(tmp_path))
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path))
-    with pytest.raises(DataNotFound, match=r"03-04-clinical.*pass data_dir=… or use the 'sim' preset"):
+    with pytest.raises(DataNotFound, match=r"03-04-clinical.*pass its folder .*or use the 'sim' preset"):
         read_physionet2012()
     root = folder_of(tmp_path, HEADER + STAY)
     with pytest.raises(FileNotFoundError, match=r"physionet2012_c.npz not found"):

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tenfold.clinical.forecast_data import ForecastDataset, Reading
 from tenfold.clinical.forecast_model import ForecastModel
 from tenfold.clinical.planted_forecast import PlantedForecast
-from tenfold.clinical.selection_config import SelectConfig
+from tenfold.clinical.selection_config import Mode, SelectConfig
 from tenfold.clinical.series import Scaling, forward_fill
-from tenfold.clinical.task_selection import AutoSelect, Mode, Result, fit_mode
+from tenfold.clinical.task_selection import AutoSelect, Result, fit_mode
 from tenfold.clinical.task_weighting import read_weights_csv, weights_csv
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run

@@ -463,7 +463,7 @@ def test_a_model_and_other_columns_do_not_go_together(sim_run: Path, tmp_path: P
         (["tiny", "--data.rules", "Urine=max"], "rules: got 'Urine=max', need NAME=mean"),
         (["icu12", "--data.events", "sepsis"], "event: got 'sepsis'; known: kidney, circulatory"),
         (["icu12", "--data.path", "absent"], "data.path: absent not found"),
-        (["icu12", "--data.path", "EMPTY"], "physionet2012_a.npz not found in EMPTY; pass --data.path, or train sim"),
+        (["icu12", "--data.path", "EMPTY"], "physionet2012_a.npz not found in EMPTY; pass its folder (data_dir=…, --data.path)"),
         (["tiny", "--cohorts", "mimic3", "--data.path", "EMPTY"], "table PATIENTS not found in"),
         (["tiny", "--cohorts", "mimic3"], "data.path: got none, need it with cohort mimic3"),
         (["laptop", "--cohorts", "icu12", "mimic3", "--data.path", "EMPTY"], "need one cohort that reads it"),

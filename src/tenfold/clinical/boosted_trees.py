@@ -78,7 +78,8 @@ class Forest(nn.Module):
         offset = np.repeat(roots[:-1], [len(tree) for tree in trees])
         arrays = {
             "feature": np.where(leaf, 0, nodes["feature_idx"]),
-            "threshold": nodes["num_threshold"],
+            # A split on what is missing has an infinite threshold, and weights of a folder are finite.
+            "threshold": np.minimum(nodes["num_threshold"], np.finfo(np.float64).max),
             "missing_left": nodes["missing_go_to_left"].astype(bool),
             "left": np.where(leaf, own, nodes["left"] + offset),
             "right": np.where(leaf, own, nodes["right"] + offset),

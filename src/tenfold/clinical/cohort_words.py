@@ -84,6 +84,11 @@ class OwnData:
         self.specs()  # refuses what cannot be read
         self.rule_of  # noqa: B018  so does this
 
+    def check_path(self) -> None:
+        """UserError where nothing lies at the path."""
+        if self.path is not None and not self.path.exists():
+            raise UserError(f"data.path: {self.path} not found; pass --data.path, or train sim, which needs no data")
+
     @property
     def rule_of(self) -> dict[str, Rule]:
         """{name: rule}."""

@@ -48,7 +48,7 @@ _KINDS = {
 }
 _NAMES = {"variables": VARIABLES, "static_names": STATIC, "outcome_names": OUTCOMES}
 _FOLDER = "03-04-clinical"
-ELSEWHERE = "pass data_dir=… or use the 'sim' preset"
+_ELSEWHERE = "pass its folder (data_dir=…, --data.path) or use the 'sim' preset"
 _HEADER = "Time,Parameter,Value"
 _LAST_MINUTE = 48 * 60
 _MINUTES = {f"{hour:02d}:{minute:02d}": 60 * hour + minute for hour in range(49) for minute in range(60)}
@@ -124,7 +124,7 @@ def read_physionet2012(
     names = sorted(found) if sets is None else list(sets)
     missing = [name for name in names if name not in found] if names else ["a"]
     if missing:
-        raise DataNotFound(f"physionet2012_{missing[0]}.npz not found in {root}; {ELSEWHERE}")
+        raise DataNotFound(f"physionet2012_{missing[0]}.npz not found in {root}; {_ELSEWHERE}")
     stays = [_read_npz(packed[name]) if packed else _read_texts(folders[name], labelled) for name in names]
     return _joined(stays)
 
@@ -141,10 +141,10 @@ def _root(data_dir: str | Path | None) -> Path:
         try:
             return data.path(_FOLDER)
         except UserError as error:
-            raise DataNotFound(f"{error}; or {ELSEWHERE}") from error
+            raise DataNotFound(f"{error}; or {_ELSEWHERE}") from error
     root = Path(data_dir)
     if not root.is_dir():
-        raise DataNotFound(f"physionet2012_a.npz not found in {root}; {ELSEWHERE}")
+        raise DataNotFound(f"physionet2012_a.npz not found in {root}; {_ELSEWHERE}")
     return root
 
 

@@ -12,6 +12,21 @@ from tenfold.clinical.inner_loop import Optimizer
 
 LARGEST_STATE = 8192  # units of each LSTM: weights of 3 GB
 OuterLabels = Literal["subsampled", "full"]
+Mode = Literal[
+    "autoselect",
+    "supervised",
+    "pretrain",
+    "pretrain_subset",
+    "cotrain",
+    "random_subset",
+    "top_k_of_weights",
+    "correlation_filter",
+    "uncertainty_weighting",
+    "grad_cosine",
+    "given_weights",
+    "logistic",
+    "boosting",
+]
 
 
 @dataclass(frozen=True)

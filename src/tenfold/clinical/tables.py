@@ -231,9 +231,8 @@ def _matched(path: Path, present: Sequence[str], required: Sequence[str], option
     """The columns of the file by the names they were asked for; of several that differ in case, the one spelt alike."""
     names = {}
     for name in (*required, *optional):
-        alike = [other for other in present if other.lower() == name.lower()]
-        if len(alike) > 1:
-            alike = [other for other in alike if other == name] or alike
+        alike = [other for other in present if other == name]
+        alike = alike or [other for other in present if other.lower() == name.lower()]
         if len(alike) > 1:
             raise UserError(f"{path}: columns {', '.join(alike)}: need one column {name}")
         if alike:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -18,41 +18,16 @@ from tenfold.clinical.bilevel import Outer, Pretraining, RunFolder, predict
 from tenfold.clinical.binary_metrics import binary_metrics
 from tenfold.clinical.forecast_columns import FUTURE, HISTORY, Columns, Labels, check_both, joined, read_columns
 from tenfold.clinical.forecast_data import ForecastDataset, Reading
-from tenfold.clinical.forecast_model import AuxTasks, ForecastModel, ForecastTasks, TaskWeights, task_scale
+from tenfold.clinical.forecast_model import AuxTasks, ForecastModel, ForecastTasks, task_scale
 from tenfold.clinical.outcome_classifier import Tabular, fit_tabular, train_classifier
 from tenfold.clinical.pretrained import with_weights
-from tenfold.clinical.selection_config import SelectConfig
-from tenfold.clinical.task_weighting import (
-    WEIGHTS,
-    FixedWeights,
-    UncertaintyWeights,
-    correlation_scores,
-    random_weights,
-    read_weights_csv,
-    subset_weights,
-    top_weights,
-    weights_csv,
-)
+from tenfold.clinical.selection_config import Mode, SelectConfig
+from tenfold.clinical.task_weighting import WEIGHTS, read_weights_csv, task_weights, weights_csv
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, read_object, to_json
 from tenfold.core.errors import UserError
-from tenfold.core.model_folder import CONFIG, write_folder
+from tenfold.core.model_folder import CONFIG, listed, write_folder
 
-Mode = Literal[
-    "autoselect",
-    "supervised",
-    "pretrain",
-    "pretrain_subset",
-    "cotrain",
-    "random_subset",
-    "top_k_of_weights",
-    "correlation_filter",
-    "uncertainty_weighting",
-    "grad_cosine",
-    "given_weights",
-    "logistic",
-    "boosting",
-]
 Data = Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 
@@ -194,7 +169,9 @@ class AutoSelect:
             net = with_weights(folder, lambda: ForecastModel(*sizes), 1)
             names, history = read_weights_csv((folder / WEIGHTS).read_text(encoding="utf-8"))
             if tuple(names) != saved.tasks:
-                raise ValueError(f"{WEIGHTS}: got weights of {_some(names)}, need those of {_some(saved.tasks)}")
+                raise ValueError(
+                    f"{WEIGHTS}: got weights of {listed(names, 3)}, need those of {listed(saved.tasks, 3)}"
+                )
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -392,35 +369,6 @@ def fit_mode(
         labels=_counts(labelled, val),
         estimator=estimator,
     )
-
-
-def task_weights(
-    mode: Mode, names: Sequence[str], labels: Labels, config: SelectConfig, given: Mapping[str, float]
-) -> TaskWeights | FixedWeights | UncertaintyWeights:
-    """The weights that a mode starts from."""
-    count = len(names)
-    if mode == "autoselect":
-        generator = torch.Generator().manual_seed(config.seed)
-        return TaskWeights(count, config.normalization, config.init, generator=generator)
-    if mode == "uncertainty_weighting":
-        return UncertaintyWeights(count)
-    if mode == "pretrain_subset":
-        return FixedWeights(subset_weights(names, config.include, config.exclude))
-    if mode == "random_subset":
-        return FixedWeights(random_weights(count, config.top_k, config.seed))
-    if mode == "correlation_filter":
-        return FixedWeights(top_weights(correlation_scores(labels.labelled), config.top_k))
-    if mode in ("top_k_of_weights", "given_weights"):
-        if list(given) != list(names):
-            raise ValueError(f"weights: got {len(given)} weights of {_some(given)}, need {count}, of {_some(names)}")
-        w = torch.tensor(list(given.values()))
-        return FixedWeights(top_weights(w, config.top_k) if mode == "top_k_of_weights" else w)
-    return FixedWeights(torch.ones(count))
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _counts(labelled: Columns, val: Columns) -> dict[str, float]:

@@ -1,10 +1,10 @@
-"""Weights of tasks that are not learned by hypergradients: fixed, drawn, ranked, or read off gradients; files of weights."""
+"""Weights of tasks: what each mode starts from, fixed, drawn, ranked, or read off gradients; files of weights."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tenfold.clinical.binary_metrics import auc_roc
-from tenfold.clinical.forecast_columns import Columns, summary_features
+from tenfold.clinical.forecast_columns import Columns, Labels, summary_features
+from tenfold.clinical.forecast_model import TaskWeights
+from tenfold.clinical.selection_config import Mode, SelectConfig
+from tenfold.core.model_folder import listed
 
 WEIGHTS = "weights.csv"  # of a model folder
 
@@ -52,6 +55,32 @@ class UncertaintyWeights(nn.Module):
 
     def total(self, losses: Tensor) -> Tensor:
         return ((-self.log_variance).exp() * losses + self.log_variance).mean()
+
+
+def task_weights(
+    mode: Mode, names: Sequence[str], labels: Labels, config: SelectConfig, given: Mapping[str, float]
+) -> TaskWeights | FixedWeights | UncertaintyWeights:
+    """The weights that a mode starts from."""
+    count = len(names)
+    if mode == "autoselect":
+        generator = torch.Generator().manual_seed(config.seed)
+        return TaskWeights(count, config.normalization, config.init, generator=generator)
+    if mode == "uncertainty_weighting":
+        return UncertaintyWeights(count)
+    if mode == "pretrain_subset":
+        return FixedWeights(subset_weights(names, config.include, config.exclude))
+    if mode == "random_subset":
+        return FixedWeights(random_weights(count, config.top_k, config.seed))
+    if mode == "correlation_filter":
+        return FixedWeights(top_weights(correlation_scores(labels.labelled), config.top_k))
+    if mode in ("top_k_of_weights", "given_weights"):
+        if list(given) != list(names):
+            raise ValueError(
+                f"weights: got {len(given)} weights of {listed(given, 3)}, need {count}, of {listed(names, 3)}"
+            )
+        w = torch.tensor(list(given.values()))
+        return FixedWeights(top_weights(w, config.top_k) if mode == "top_k_of_weights" else w)
+    return FixedWeights(torch.ones(count))
 
 
 def subset_weights(

@@ -10,19 +10,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.clinical.cohort import DataNotFound
 from tenfold.clinical.events import EventSpec, EventTimeDataset
 from tenfold.clinical.icu12 import DEFAULT_EVENTS, icu12
 from tenfold.clinical.long_table import read_long_table
 from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import read_mimic3
-from tenfold.clinical.physionet2012 import ELSEWHERE
 from tenfold.clinical.simulator import HmmIcuSim
 from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
 from tenfold.recipes.deep_ssm.config import AT_ONCE, SIMULATED, CohortName, Config, Data
-
-OPTIONS = "pass --data.path, or train sim, which needs no data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +48,8 @@ def build_cohort(name: CohortName, config: Config, seed: int) -> Cohort:
     Raises:
         UserError: data that are absent or damaged, an event that nobody has or that is unknown, an empty part.
     """
-    return _built(
-        name, config.data, seed if name in SIMULATED else 0, tuple(name for name in AT_ONCE if name in config.methods)
-    )
+    at_once = tuple(method for method in AT_ONCE if method in config.methods)
+    return _built(name, config.data, seed if name in SIMULATED else 0, at_once)
 
 
 @lru_cache(maxsize=2)  # a worker does all jobs of a cohort and seed in a row
@@ -90,13 +85,9 @@ def simulated(name: CohortName, data: Data, seed: int) -> Cohort:
 
 
 def _read(name: CohortName, data: Data) -> Cohort:
-    if data.path is not None and not data.path.exists():
-        raise UserError(f"data.path: {data.path} not found; {OPTIONS}")
+    data.check_path()
     if name == "icu12":
-        try:
-            whole = icu12(data.path, events=data.specs() or DEFAULT_EVENTS, mech_vent=data.mech_vent)
-        except DataNotFound as error:
-            raise UserError(str(error).replace(ELSEWHERE, OPTIONS)) from error
+        whole = icu12(data.path, events=data.specs() or DEFAULT_EVENTS, mech_vent=data.mech_vent)
     elif name == "mimic3":
         assert data.path is not None
         whole = read_mimic3(data.path, data.specs() or None, context_hours=data.steps)

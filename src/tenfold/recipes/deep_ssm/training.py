@@ -120,13 +120,15 @@ def train_part(
     Returns:
         the model with its best weights on the CPU; parameters, seconds, best step, validation loss.
     """
-    begun, tail = time.process_time(), config.network.last_slot_loss and job.method.startswith("dssm")
-    measure = validation({key: column.to(device_type()) for key, column in columns_of(cohort.valid, events, tail=False).items()})  # fmt: skip
     steps = config.steps(job.cohort)
     if job.method in AT_ONCE:
+        begun = time.process_time()
         model, parameters = fit_at_once(config, job, cohort, events)
+        seconds = time.process_time() - begun
         advance(steps)
-        return model, _figures(parameters, time.process_time() - begun, 0, score_valid(model, cohort, events))
+        return model, _figures(parameters, seconds, 0, score_valid(model, cohort, events))
+    measure = validation({key: column.to(device_type()) for key, column in columns_of(cohort.valid, events, tail=False).items()})  # fmt: skip
+    tail = config.network.last_slot_loss and job.method.startswith("dssm")
     columns = columns_of(cohort.train, events, tail=tail)
     learner = Learner(build_model(config, job.method, cohort.train, events, job.seed)).to(device_type())
     state = new_state(config, learner, columns, steps, job.seed, mesh)

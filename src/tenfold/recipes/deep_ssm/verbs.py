@@ -18,6 +18,7 @@ from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.atomic import replacing
 from tenfold.core.config import did_you_mean, from_json, need, read_object
 from tenfold.core.errors import UserError
+from tenfold.core.model_folder import CONFIG
 from tenfold.core.run import Run
 from tenfold.core.statistics import select
 from tenfold.recipes.deep_ssm import figures, findings
@@ -245,7 +246,7 @@ def open_model(path: Path, cohort: str | None = None) -> Opened:
     jobs = [job for job in plan(config) if job.cohort == chosen[0]]
     own = [job for job in jobs if job.method == "dssm"] or jobs  # a rival is never taken in the model's place
     for job in own:
-        if (path / "models" / job.name / "config.json").is_file():
+        if (path / "models" / job.name / CONFIG).is_file():
             return read_model(path / "models" / job.name)
     raise UserError(
         f"no model in {path}: {own[0].name} is not trained yet; go on with it (train --resume), or name a folder in models/"

@@ -57,8 +57,7 @@ def build_cohort(name: CohortName, config: Config, seed: int) -> Cohort:
 def _built(name: CohortName, data: Data, seed: int) -> Cohort:
     if name in SIMULATED:
         return simulated(name, data, seed)
-    if data.path is not None and not data.path.exists():
-        raise UserError(f"data.path: {data.path} not found; pass --data.path, or train sim, which needs no data")
+    data.check_path()
     if name == "death48":
         return Cohort(name, death48(data.path))
     try:

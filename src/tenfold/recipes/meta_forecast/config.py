@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 from tenfold.clinical.cohort_words import OwnData
 from tenfold.clinical.hypergradient import HypergradientMode
 from tenfold.clinical.planted_forecast import SIGNAL
+from tenfold.clinical.selection_config import Mode as FitMode
 from tenfold.clinical.selection_config import SelectConfig
-from tenfold.clinical.task_selection import Mode as FitMode
 from tenfold.core.config import need
 
 CohortName = Literal["sim", "sim-raw", "death48", "mimic3", "meds", "files"]
