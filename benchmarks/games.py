@@ -204,7 +204,7 @@ def main() -> None:
     arguments = parser(__doc__.split("\n")[0], repeats=3).parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [*against_transformers(arguments.repeats), *without_a_model()]
-    what = "Adversarial Taboo of a random two-layer Llama against itself; bars of systems/spag.md."
+    what = f"Adversarial Taboo of a random two-layer Llama against itself, utterances of up to {NEW} tokens."
     write(arguments.out, "Games of a model against itself", what, arguments.threads, rows)
 
 

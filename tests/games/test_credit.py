@@ -116,8 +116,9 @@ def test_nothing_to_learn(episode: Make) -> None:
 
 def test_one_sided_games_warn(episode: Make) -> None:
     won = [episode(["a", "apple"], "attacker wins", repeat=i) for i in range(30)]
-    with pytest.warns(UserWarning, match="defender won none of 30 decisive games"):
+    with pytest.warns(UserWarning, match="defender won none of 30 decisive games") as told:
         assign_credit(won, prompts=query)
+    assert len(told) == 1
     with pytest.warns(UserWarning, match="attacker won 30 of 31 decisive games"):
         assign_credit([*won, games(episode)[1]], prompts=query)
 

@@ -140,6 +140,9 @@ def test_words(tmp_path: Path) -> None:
         (load_training_rows, b'[{"query": [{"role": "x"}], "target": "b"}]', "need query"),
         (load_sft, b'[{"instruction": 1, "output": "b"}]', "instruction, input, output: need texts"),
         (load_sft, b'[{"instruction": "a", "instances": [7, {"output": 1}]}]', "instruction, input, output: need texts"),
+        (load_training_rows, b'[{"query": "a", "target": "b", "reward": NaN}]', "reward, weight: got nan, 1.0, need finite"),
+        (load_training_rows, b'[{"query": "a", "target": "b", "weight": 1' + b"0" * 400 + b"}]", "need query"),
+        (load_sft, b'[{"instruction": "a", "output": " "}]', "no row has an answer"),
         (load_sft, b"\xff", r"is not UTF-8 \(byte 0\)"),
     ],
 )  # fmt: skip

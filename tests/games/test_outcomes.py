@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tenfold.core.errors import UserError
 from tenfold.games.game import Episode
 from tenfold.games.outcomes import rejudged, tally
 
@@ -26,6 +27,17 @@ def test_both_referees_side_by_side(episode: Callable[..., Episode]) -> None:
     assert strict.empty == 2 and own.reasons["error"] == 1
     assert strict.shares() == pytest.approx({"tied game": 2 / 3, "error": 1 / 3})
     assert rejudged(games[0], "official") == replace(games[0].verdict, reason="defender said the word", span=(3, 6))
+
+
+def test_the_referees_judge_their_own_game_alone(episode: Callable[..., Episode]) -> None:
+    game = episode(["a"], "tied game")
+    for other in (
+        replace(game, game="twenty_questions"),
+        replace(game, setup={}),
+        replace(game, setup={"max_turns": 5}),
+    ):
+        with pytest.raises(UserError, match="need adversarial_taboo with its target_word and max_turns"):
+            rejudged(other, "strict")
 
 
 def test_no_games() -> None:

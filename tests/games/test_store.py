@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_episode_is_read_as_it_was_written(texts: list[str], span: tuple[int, int] | None, episode: Make) -> None:
     turns = tuple(Turn("attacker", t, 3, 2, -1.5, "length", (1, 2), (-0.5, -1.0)) for t in texts)
+    turns += (Turn("defender", "", token_ids=(1,)),)
     game = replace(episode([], ""), turns=turns, verdict=Verdict("attacker wins", 1, "why", span))
     assert episode_of(json.loads(json.dumps(row_of(game)))) == game
 
@@ -87,6 +89,7 @@ def _without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda row: {**row, "turns": [{"role": "attacker", "text": 3}]}, "games.jsonl:1: no whole episode"),
         (lambda row: {**row, "verdict": {"outcome": "x"}}, "games.jsonl:1: no whole episode"),
         (lambda row: {**row, "speakers": []}, "games.jsonl:1: no whole episode"),
+        (lambda row: {**row, "seed": math.inf}, "games.jsonl:1: no whole episode"),
     ],
 )
 def test_damage_before_the_last_line_is_told(damage: Callable, message: str, tmp_path: Path, episode: Make) -> None:

@@ -17,6 +17,7 @@ from tenfold.games.store import TranscriptStore
 from tenfold.recipes.spag import Config, train
 from tenfold.recipes.spag.config import Arena, Imitation, Model, SelfPlay, Table, Words
 from tenfold.recipes.spag.seats import plain
+from tenfold.recipes.spag.verbs import _names
 from tenfold.text.messages import Sampling
 from tenfold.text.retry import Retry
 
@@ -74,6 +75,11 @@ def test_many_games_are_played_once_and_shown(
     assert main(other) == 0
     told = next(iter(TranscriptStore(tmp_path / "h.jsonl", read_only=True)))
     assert told.speakers == {"attacker": "seed0-signed-1", "defender": "scripted defender"}
+    capsys.readouterr()
+    assert main([*words, "--against", "scripted", "--games", "6"]) == 2  # they would pass for games of the two
+    error = capsys.readouterr().err
+    assert f"{out} holds games of seed0-signed-1, seed0-signed-1, not of seed0-signed-1, scripted defender" in error
+    assert len(games(out)) == 9
 
 
 @pytest.mark.parametrize(
@@ -216,6 +222,25 @@ def test_text_that_attacks_is_escaped_in_reports(run_folder: Path, tmp_path: Pat
     for page in ("report.html", "games.html"):
         html = (folder / page).read_text()
         assert "<script>alert" not in html and "<img src=x" not in html and "&lt;script&gt;alert" in html
+
+
+def test_names_of_seats_are_all_different() -> None:
+    places = ["runs/x-3", "a/x", "b/x", "c/x", "http://host/v1#org/x", "..", "scripted"]
+    names = _names(places)
+    assert list(names) == places and len(set(names.values())) == len(places)
+    assert [names[place] for place in places[:5]] == ["x-3", "x", "x-2", "x-4", "org-x"]
+
+
+def test_outcomes_in_a_file_do_not_steer_the_terminal(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = next((run_folder / "games").glob("*imitation.jsonl"))
+    row = json.loads(store.read_text().splitlines()[0])
+    row["verdict"]["outcome"] = ATTACKS[3]
+    (tmp_path / "g.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["spag", "judge", str(tmp_path / "g.jsonl")]) == 0
+    told = capsys.readouterr().out
+    assert "owned" in told and all(letter.isprintable() or letter == "\n" for letter in told)
 
 
 def test_judge_reads_transcripts_too(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,11 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from tenfold.core.errors import UserError
-from tenfold.games.game import ERROR, Episode, make_game
+from tenfold.games.game import ERROR, Episode, InvalidPolicy, make_game
 from tenfold.games.training_prompts import PlayedPrompts, RandomisedPrompts
 from tenfold.text.messages import Message
 
 Credit = Literal["winner", "zero_sum"]
-InvalidPolicy = Literal["discard", "defender_wins"]
 Query = str | tuple[Message, ...]
 Prompts = Callable[[Episode, int], Query]
 
@@ -161,7 +160,7 @@ class _Tally:
                 warnings.warn(
                     f"{role} won none of {total} decisive games: nothing is learned from its side", stacklevel=3
                 )
-            elif total and self.wins[role] > LOPSIDED * total:
+            elif LOPSIDED * total < self.wins[role] < total:
                 warnings.warn(
                     f"{role} won {self.wins[role]} of {total} decisive games: the few others weigh much; see max_weight",
                     stacklevel=3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,11 +31,13 @@ def export(
 
     | format | one row is | fields |
     |---|---|---|
-    | official | a game | history, target_word, max_turns (a JSON list) |
-    | messages, hf_dataset | a game as one role saw it | messages, role, reward, outcome, id (JSON Lines, Parquet) |
+    | official | a game | history, target_word, max_turns |
+    | messages, hf_dataset | a game as one role saw it | messages, role, reward, outcome, id |
     | verifiers | the same | prompt, completion, answer, reward, task, info |
     | trl_grpo | an utterance | prompt_ids, completion_ids, logprobs, reward, group_id, role |
     | ppo | a game as one role saw it | tokens, loss_mask, logprobs, rewards, advantages, role, id |
+
+    hf_dataset is Parquet; the others are JSON Lines where the path ends in .jsonl, otherwise a JSON list.
 
     Rewards of a game are those of `Game.returns`, those of utterances `episode_rewards`. Log-probabilities are those of
     the playing model, null where they were not kept or the stored tokens are not the template's.
@@ -81,17 +83,13 @@ def _rows(
     if format == "trl_grpo":
         assert tokenizer is not None
         return [_utterance(episode, game, ply, tokenizer, rewards) for ply in range(episode.verdict.length)]
-    build: Callable[[Episode, Game, str], dict[str, Any]] = _conversation
-    if format == "verifiers":
-        build = _verifiers
+    spoke = {turn.role for turn in episode.turns[: episode.verdict.length]}
+    roles = [role for role in game.roles if role in spoke]
     if format == "ppo":
         assert tokenizer is not None
-        return [_stream(episode, game, role, tokenizer, rewards) for role in game.roles if _spoke(episode, role)]
-    return [build(episode, game, role) for role in game.roles if _spoke(episode, role)]
-
-
-def _spoke(episode: Episode, role: str) -> bool:
-    return any(turn.role == role for turn in episode.turns[: episode.verdict.length])
+        return [_stream(episode, game, role, tokenizer, rewards) for role in roles]
+    build = _verifiers if format == "verifiers" else _conversation
+    return [build(episode, game, role) for role in roles]
 
 
 def _seen(episode: Episode, game: Game, role: str) -> list[Message]:

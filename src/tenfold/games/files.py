@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,16 +133,19 @@ def load_sft(path: str | Path, *, chat: bool = False) -> list[GameRow]:
     Args:
         chat: instructions are a user's turn, for models with a chat template, and not in Alpaca's form.
     Raises:
-        UserError: no such file, or a row with other columns.
+        UserError: no such file, a row with other columns, or no row with an answer.
     """
-    found = []
+    found: list[GameRow] = []
     for where, row in read_rows(path):
         instances = row.get("instances", [row] if "output" in row else None)
         if "instruction" in row and isinstance(instances, list):
             found += [_instruction_row(row["instruction"], instance, where, chat) for instance in instances]
         else:
             found.append(_training_row({**row, "type": "sft"}, where))
-    return [row for row in found if row.target]
+    answered = [row for row in found if row.target]
+    if not answered:
+        raise UserError(f"{path}: no row has an answer; need at least one")
+    return answered
 
 
 def _instruction_row(asked: Any, instance: Any, where: str, chat: bool) -> GameRow:
@@ -180,8 +184,10 @@ def _training_row(row: Mapping[str, Any], where: str) -> GameRow:
             raise TypeError("query and target: need texts")
         sft = row.get("type") == "sft"
         reward, weight = float(row.get("reward", 0.0)), float(row.get("weight", 1.0))
+        if not (math.isfinite(reward) and math.isfinite(weight)):
+            raise ValueError(f"reward, weight: got {reward}, {weight}, need finite numbers")
         return GameRow(query, target.strip(), reward, "" if sft else str(row.get("role", "")), weight, sft)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: {error}; need query (or prompt) and target (or answer)") from None
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
@@ -18,6 +18,8 @@ from tenfold.text.messages import Message
 
 TIED = "tied game"
 ERROR = "error"
+
+InvalidPolicy = Literal["discard", "defender_wins"]  # what a game that ends by a foul is worth
 
 G = TypeVar("G", bound=type)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tenfold.core.errors import UserError
 from tenfold.games.game import ERROR, Episode, Verdict
 from tenfold.games.referee import Rules, is_blank, judge
 
@@ -66,7 +67,15 @@ def tally(episodes: Iterable[Episode], rules: Rules | None = None) -> Tally:
 
 
 def rejudged(episode: Episode, rules: Rules) -> Verdict:
-    """The verdict of other rules on the same words; a game that broke down stays one."""
+    """The verdict of other rules on the same words; a game that broke down stays one.
+
+    Raises:
+        UserError: another game than Adversarial Taboo.
+    """
+    if episode.game != "adversarial_taboo" or not {"target_word", "max_turns"} <= set(episode.setup):
+        raise UserError(
+            f"game {episode.id}: got {episode.game}, need adversarial_taboo with its target_word and max_turns"
+        )
     if episode.verdict.outcome == ERROR:
         return episode.verdict
     return judge(episode.turns, episode.setup["target_word"], episode.setup["max_turns"], rules)

@@ -26,7 +26,6 @@ SHOTS: dict[str, int | None] = {
 }
 PAPER_TASKS = tuple(SHOTS)
 
-
 BBH = "bbh_"  # begins the names of BIG-Bench Hard's tasks of choice, such as bbh_navigate
 
 # The rows of `tenfold.lm.tasks` as lm-eval reads them.
@@ -46,11 +45,20 @@ _CONTEXTS = {
 }
 
 
+def task_path(task: str) -> Path:
+    """The file of a task on this machine: a name of the catalogue of data ("piqa"), or "bbh_" and one of BIG-Bench Hard.
+
+    Raises:
+        UserError: absent.
+    """
+    return data_path(f"10-abo/bbh/{task.removeprefix(BBH)}.jsonl" if task.startswith(BBH) else task)
+
+
 def write_tasks(tasks: Sequence[str], folder: str | Path) -> Path:
     """Gather tasks that are on this machine as NAME.jsonl in one folder, for `evaluate_reasoning`.
 
     Args:
-        tasks: names of the catalogue of data ("piqa"), or "bbh_" and a task of BIG-Bench Hard.
+        tasks: names, see `task_path`.
         folder: made if missing.
     Raises:
         UserError: absent data.
@@ -58,10 +66,8 @@ def write_tasks(tasks: Sequence[str], folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        if task.startswith(BBH):
-            rows = choice_rows(data_path(f"10-abo/bbh/{task.removeprefix(BBH)}.jsonl"))
-        else:
-            rows = [row for _, row in read_rows(data_path(task))]
+        source = task_path(task)
+        rows = choice_rows(source) if task.startswith(BBH) else [row for _, row in read_rows(source)]
         write_rows(rows, folder / f"{task}.jsonl")
     return folder
 
@@ -140,7 +146,9 @@ def _harness(
 def _local_task(task: str, data: Path) -> dict[str, Any]:
     """lm-eval's description of a file of ours."""
     file = data / f"{task}.jsonl"
-    (_, first), *_ = read_rows(file)
+    rows = read_rows(file)
+    if not rows:
+        raise UserError(f"{file}: no rows, need at least one")
     source = {"data_files": {"test": str(file)}, "cache_dir": str(data / "cache")}
-    form = _CONTEXTS if "contexts" in first else _CHOICES
+    form = _CONTEXTS if "contexts" in rows[0][1] else _CHOICES
     return {"task": task, "dataset_path": "json", "dataset_kwargs": source, "test_split": "test", **form}

@@ -156,10 +156,9 @@ def row_of(episode: Episode) -> dict[str, Any]:
 
 
 def _turn_row(turn: Turn) -> dict[str, Any]:
-    row = {name: value for name, value in vars(turn).items() if name not in ("token_ids", "logprobs")}
-    if turn.token_ids is not None:
-        row |= {"token_ids": list(turn.token_ids), "logprobs": list(turn.logprobs or ())}
-    return row
+    """Its fields; tokens only where they were kept."""
+    fields = vars(turn).items()
+    return {name: value for name, value in fields if value is not None or name not in ("token_ids", "logprobs")}
 
 
 def episode_of(row: Mapping[str, Any], where: str = "episode") -> Episode:
@@ -175,7 +174,7 @@ def episode_of(row: Mapping[str, Any], where: str = "episode") -> Episode:
         verdict = Verdict(str(said["outcome"]), int(said["length"]), str(said["reason"]), span)
         speakers = {str(role): str(name) for role, name in row["speakers"].items()}
         return Episode(row["id"], str(row["game"]), dict(row["setup"]), int(row["seed"]), speakers, turns, verdict)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{where}: no whole episode ({type(error).__name__}: {error}); the file is damaged") from None
 
 

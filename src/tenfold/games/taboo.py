@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tenfold.games.game import State, Turn, Verdict, register_game
+from tenfold.games.game import InvalidPolicy, State, Turn, Verdict, register_game
 from tenfold.games.prompts import DEFAULT_PACK, PromptPack
 from tenfold.games.referee import ROLES, Rules, check_target, check_turns, judge
 from tenfold.text.messages import Message
-
-Invalid = Literal["discard", "defender_wins"]
 
 
 @register_game("adversarial_taboo")
@@ -41,14 +39,16 @@ class AdversarialTaboo:
         rules: Rules = "official",
         pack: PromptPack | str | Path = DEFAULT_PACK,
         form: Literal["chat", "text"] = "chat",
-        invalid_policy: Invalid | None = None,
+        invalid_policy: InvalidPolicy | None = None,
     ) -> None:
         check_turns(max_turns)
         for name, value, known in (("rules", rules, get_args(Rules)), ("form", form, ("chat", "text"))):
             if value not in known:
                 raise ValueError(f"{name}: got {value!r}, need one of {', '.join(known)}")
-        if invalid_policy is not None and invalid_policy not in get_args(Invalid):
-            raise ValueError(f"invalid_policy: got {invalid_policy!r}, need one of {', '.join(get_args(Invalid))}")
+        if invalid_policy is not None and invalid_policy not in get_args(InvalidPolicy):
+            raise ValueError(
+                f"invalid_policy: got {invalid_policy!r}, need one of {', '.join(get_args(InvalidPolicy))}"
+            )
         self.max_turns, self.rules = max_turns, rules
         self.form: Literal["chat", "text"] = form
         self.pack = pack if isinstance(pack, PromptPack) else PromptPack.load(pack)

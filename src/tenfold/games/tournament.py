@@ -15,7 +15,7 @@ import numpy as np
 from tenfold.core.atomic import checked_name, write_atomic
 from tenfold.core.errors import UserError
 from tenfold.core.statistics import Interval, paired_bootstrap, wilson
-from tenfold.games.game import ERROR, Episode, Game
+from tenfold.games.game import ERROR, Episode, Game, episode_id
 from tenfold.games.self_play import Speaker, first_states, play
 from tenfold.games.store import TranscriptStore
 from tenfold.games.taboo import AdversarialTaboo
@@ -151,7 +151,9 @@ class ArenaResult:
             mine, theirs = (self.cells[pair] for pair in pairs)
             for game, (x, y) in enumerate(zip(mine.scores, theirs.scores, strict=True)):
                 if x is not None and y is not None:
-                    first, second, words = [*first, x], [*second, y], [*words, game // mine.repeats]
+                    first.append(x)
+                    second.append(y)
+                    words.append(game // mine.repeats)
         sign = 1 - 2 * place
         return paired_bootstrap(sign * np.array(first), sign * np.array(second), n, clusters=words, seed=seed)
 
@@ -219,8 +221,8 @@ def arena(
         )
     if repeats < 1:
         raise ValueError(f"repeats: got {repeats}, need at least 1")
-    states = [state.setup for _, state in first_states(game, setups, seed)]
-    if any(setup in states[:index] for index, setup in enumerate(states)):
+    names = {episode_id(game.name, state.setup, seed) for _, state in first_states(game, setups, seed)}
+    if len(names) < len(setups):
         raise ValueError("words: got one twice, need different ones: a word is one observation")
     setups = [setup for setup in setups for _ in range(repeats)]
     ids = [id for id, _ in first_states(game, setups, seed)]

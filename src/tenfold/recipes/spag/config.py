@@ -198,7 +198,7 @@ class SelfPlay:
     def __post_init__(self) -> None:
         for name in ("epochs", "games", "top_k", "batch"):
             need(name, getattr(self, name), 1)
-        for name in ("temperature", "passes", "lr", "clip", "gamma", "max_weight"):
+        for name in ("temperature", "passes", "lr", "clip", "max_weight"):
             need(name, getattr(self, name), 0, above=True)
         need("gamma", self.gamma, 0, 1, above=True)
         for name in ("beta", "alpha", "sft"):

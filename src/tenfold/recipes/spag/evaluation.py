@@ -6,35 +6,34 @@ import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from tenfold.games.outcomes import tally
+from tenfold.core.mesh import device_type
 from tenfold.games.reasoning import evaluate_reasoning, write_tasks
-from tenfold.games.store import TranscriptStore
+from tenfold.games.referee import ROLES
 from tenfold.games.tournament import ArenaResult, Cell, arena
 from tenfold.recipes.spag.config import Config
 from tenfold.recipes.spag.players import Player
 from tenfold.recipes.spag.training import BASE, IMITATION, Row, Stage, Trial, stages
-from tenfold.recipes.spag.world import World, asked
+from tenfold.recipes.spag.world import World, asked, make_game
 from tenfold.text.chat import complete_all
 from tenfold.text.messages import Message, Sampling
 
 HELD_OUT, TRAINED = "held_out", "trained"
-ROLES = ("attacker", "defender")
 ASKED = 320  # questions to the dictionary
 
 
 def measure(trial: Trial, stage: Stage) -> Row:
     """Fields of the row: "cells" of the arena, "dictionary" where it learned one, "reasoning" where asked for."""
-    config, player = trial.config, trial.open(stage.name)
+    config = trial.config
     row: Row = {"cells": meet(trial, stage)}
-    if config.words.sft is None and config.model.base is None:
+    player = trial.open(stage.name)
+    if config.model.base is None:
         row["dictionary"] = dictionary_accuracy(player, trial.world)
     if config.reasoning.tasks:
-        tasks = config.reasoning.tasks
+        tasks, model = config.reasoning.tasks, player.model.to(device_type())
         folder = write_tasks(tasks, trial.run.path / "reasoning")
         row["reasoning"] = evaluate_reasoning(
-            player.model, player.tokenizer, tasks, config.reasoning.backend, config.reasoning.limit, data=folder
+            model, player.tokenizer, tasks, config.reasoning.backend, config.reasoning.limit, data=folder
         )
     return row
 
@@ -61,13 +60,12 @@ def meet(trial: Trial, stage: Stage) -> list[Row]:
     """Play the pairings that are new with a stage: on held-out words, and against the imitation on trained ones."""
     config, world = trial.config, trial.world
     sampling = Sampling(temperature=config.arena.temperature, max_tokens=config.table.max_tokens, min_tokens=1)
-    game = trial.open(stage.name).game
+    game = make_game(config.table)
     cells = []
     for attacker, defender in pairings(config, stage):
         with ExitStack() as stack:  # two models at a time: large ones would not all fit
             seats = {name: stack.enter_context(trial.open(name).seat()) for name in dict.fromkeys((attacker, defender))}
             for kind in word_sets(config, attacker, defender):
-                folder = arena_folder(trial.run.path, trial.seed, kind)
                 found = arena(
                     {attacker: seats[attacker]},
                     {defender: seats[defender]},
@@ -77,9 +75,9 @@ def meet(trial: Trial, stage: Stage) -> list[Row]:
                     sampling=sampling,
                     repeats=config.arena.repeats,
                     concurrency=config.table.batch,
-                    folder=folder,
+                    folder=arena_folder(trial.run.path, trial.seed, kind),
                 ).cells[attacker, defender]
-                cells.append(cell_row(attacker, defender, kind, found, folder))
+                cells.append(cell_row(attacker, defender, kind, found))
     return cells
 
 
@@ -95,9 +93,8 @@ def arena_folder(run_path: Path, seed: int, words: str) -> Path:
     return run_path / "arena" / f"seed{seed}" / words
 
 
-def cell_row(attacker: str, defender: str, words: str, cell: Cell, folder: Path) -> Row:
+def cell_row(attacker: str, defender: str, words: str, cell: Cell) -> Row:
     """A pairing as JSON."""
-    told = tally(TranscriptStore(folder / f"{attacker}--{defender}.jsonl", read_only=True))
     return {
         "attacker": attacker,
         "defender": defender,
@@ -105,8 +102,6 @@ def cell_row(attacker: str, defender: str, words: str, cell: Cell, folder: Path)
         "scores": list(cell.scores),
         "fouls": [int(foul) for foul in cell.fouls],
         "repeats": cell.repeats,
-        "length": told.mean_length,
-        "empty": told.empty_rate,
     }
 
 
@@ -133,13 +128,12 @@ def dictionary_accuracy(player: Player, world: World) -> float:
     return sum(reply.text == entry.word for (reply,), entry in zip(replies, entries, strict=True)) / len(entries)
 
 
-def scores_of(cell: Cell, role: str) -> dict[str, Any]:
+def scores_of(cell: Cell, role: str) -> dict[str, float]:
     """Win share, loss share, return and foul share of a role in a pairing."""
     sign = 1 if role == ROLES[0] else -1
     return {
         "won": cell.count(sign) / cell.n,
         "lost": cell.count(-sign) / cell.n,
-        "tied": cell.count(0) / cell.n,
         "return": sign * cell.mean_return,
         "invalid": cell.invalid / cell.n,
     }

@@ -77,7 +77,7 @@ class Player:
 
 def new_player(model: Model, table: Table, world: World, seed: int) -> Player:
     """The pretrained model, or a small decoder whose weights follow from the seed."""
-    card = Card(table, open_pack(table.pack), None)
+    card = Card(table, open_pack(table.pack))
     if model.base is not None:
         place = find(model.base)
         return Player(Decoder.from_pretrained(place, dtype=torch.float32), Tokenizer.load(place), card, place.name)
@@ -117,12 +117,11 @@ def save_player(player: Player, model: Model, folder: Path) -> None:
     write_atomic(folder / CARD, json.dumps(to_json(card), indent=1, ensure_ascii=False) + "\n")
 
 
-def open_player(folder: Path, table: Table | None = None, *, adapted: bool = False) -> Player:
-    """A player from its folder, or a pretrained model of that name or folder at a table of its own.
+def open_player(folder: Path, *, adapted: bool = False) -> Player:
+    """A player from its folder, or a pretrained model of that name or folder, which has no card and plays at `CHAT_TABLE`.
 
     Args:
         folder: of `save_player`, or what `lm.pretrained.find` finds.
-        table: for models that have no card; none takes `CHAT_TABLE`.
         adapted: leave an adapter beside the weights, so that it learns on, instead of inside them.
     Raises:
         UserError: no model there, or damaged files.
@@ -130,8 +129,7 @@ def open_player(folder: Path, table: Table | None = None, *, adapted: bool = Fal
     if (folder / CARD).is_file():
         card = from_json(Card, read_object(folder / CARD), where=str(folder / CARD))
     else:
-        table = table or CHAT_TABLE
-        card = Card(table, open_pack(table.pack))
+        card = Card(CHAT_TABLE, open_pack(CHAT_TABLE.pack))
     place = find(card.base if card.base is not None else folder)
     if not (place / "tokenizer.json").is_file():
         raise UserError(f"{place}: no tokenizer.json; need a Hugging Face folder with its tokenizer")

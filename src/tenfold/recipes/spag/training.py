@@ -25,7 +25,7 @@ from tenfold.core.run import Run
 from tenfold.games.batches import GameBatches, TokenRow, token_rows, with_reference
 from tenfold.games.credit import Credit, GameRow, Prompts, assign_credit
 from tenfold.games.experts import scripted_attacker, scripted_defender
-from tenfold.games.game import Episode, keyed_seed
+from tenfold.games.game import TIED, Episode, keyed_seed
 from tenfold.games.losses import imitation_loss, spag_loss
 from tenfold.games.outcomes import tally
 from tenfold.games.self_play import Setup, Speaker, play
@@ -266,7 +266,7 @@ def learn(
 ) -> Row:
     """Train a player, or go on from its last checkpoint, and keep it."""
     config, run, seed = trial.config, trial.run, trial.seed
-    model = player.model if lora_of(player) else ready_to_learn(player, config.model, seed)
+    model = player.model if has_adapter(player) else ready_to_learn(player, config.model, seed)
     state = TrainState(
         model.to(device_type()),
         adamw(model, lr, weight_decay=0.0),
@@ -293,7 +293,7 @@ def learn(
     }
 
 
-def lora_of(player: Player) -> bool:
+def has_adapter(player: Player) -> bool:
     """Whether the player has an adapter that learns on."""
     return player.card.base is not None
 
@@ -305,7 +305,7 @@ def outcomes(episodes: Sequence[Episode]) -> Row:
     return {
         "games": counts.games,
         "outcomes": dict(counts.outcomes),
-        "ties": counts.outcomes["tied game"] / counts.games,
+        "ties": counts.outcomes[TIED] / counts.games,
         "invalid": fouls / counts.games,
         "length": counts.mean_length,
         "empty": counts.empty_rate,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import need
 from tenfold.core.errors import UserError
+from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.games.files import load_official_games, load_target_words, read_rows
 from tenfold.games.game import Episode
@@ -26,9 +28,10 @@ from tenfold.games.tournament import arena as meet
 from tenfold.games.viewer import view
 from tenfold.recipes.spag.config import Words
 from tenfold.recipes.spag.reporting import report as write_report
-from tenfold.recipes.spag.seats import find_player, run_config, seated, talk
+from tenfold.recipes.spag.seats import find_player, plain, run_config, seated, talk
 from tenfold.recipes.spag.training import FIELDS, SCRIPTED, setups_of, stages
 from tenfold.recipes.spag.world import open_world
+from tenfold.text.messages import ChatModel
 
 
 def play(
@@ -70,6 +73,7 @@ def play(
         speakers = {"attacker": seat.speakers["attacker"], "defender": other.speakers["defender"]}
         setups = setups_of(targets, games, seed, 0)
         game = TwoViews({"attacker": seat.game, "defender": other.game}, seat.game.rules)
+        _check_players(out, speakers)
         for _ in play_games(
             game, speakers, setups, seed=seed, sampling=seat.sampling, store=out, concurrency=seat.concurrency
         ):
@@ -122,9 +126,11 @@ def arena(
         for first in models:
             for second in defenders or models:
                 attacker, defender = seats[first], seats[second]
+                speakers = {"attacker": attacker.speakers["attacker"], "defender": defender.speakers["defender"]}
+                _check_players(out / "games" / f"{names[first]}--{names[second]}.jsonl", speakers)
                 cells |= meet(
-                    {names[first]: attacker.speakers["attacker"]},
-                    {names[second]: defender.speakers["defender"]},
+                    {names[first]: speakers["attacker"]},
+                    {names[second]: speakers["defender"]},
                     targets,
                     seed,
                     game=TwoViews({"attacker": attacker.game, "defender": defender.game}, rules),
@@ -195,7 +201,8 @@ def eval_(
         from tenfold.core.data import cache_dir
 
         folder = write_tasks(names, cache_dir() / "spag-tasks")
-    found = evaluate_reasoning(player.model, player.tokenizer, names, backend, limit, data=folder)
+    scored = player.model.to(device_type())
+    found = evaluate_reasoning(scored, player.tokenizer, names, backend, limit, data=folder)
     for task, scores in found.items():
         print(f"{task:<24}" + "".join(f"  {name} {value:.4f}" for name, value in scores.items() if value is not None))
 
@@ -222,6 +229,15 @@ def _targets(words: Path | None) -> list[str]:
     return list(open_world(Words()).held_out) if words is None else load_target_words(words)
 
 
+def _check_players(path: Path, speakers: Mapping[str, ChatModel]) -> None:
+    """Refuse a file of others' games: those would not be played again, and theirs would pass for new ones."""
+    names = {role: model.name for role, model in speakers.items()}
+    for episode in TranscriptStore(path, read_only=True) if path.is_file() else ():
+        if episode.speakers != names:
+            held, new = (plain(", ".join(each.values())) for each in (episode.speakers, names))
+            raise UserError(f"--out: {path} holds games of {held}, not of {new}; take another place")
+
+
 def _episodes(path: Path) -> list[Episode]:
     rows = read_rows(path)
     if not rows:
@@ -237,7 +253,9 @@ def _print_outcomes(episodes: Sequence[Episode], rules: Rules | None) -> None:
     names = sorted({name for counts in columns.values() for name in counts.outcomes})
     print(f"{len(episodes)} games".ljust(28) + "".join(f"{title:>12}" for title in columns))
     for name in names:
-        print(name.ljust(28) + "".join(f"{counts.shares().get(name, 0.0):>12.1%}" for counts in columns.values()))
+        print(
+            plain(name).ljust(28) + "".join(f"{counts.shares().get(name, 0.0):>12.1%}" for counts in columns.values())
+        )
     print("utterances a game".ljust(28) + "".join(f"{counts.mean_length:>12.2f}" for counts in columns.values()))
     print("empty utterances".ljust(28) + "".join(f"{counts.empty_rate:>12.1%}" for counts in columns.values()))
 
@@ -248,7 +266,8 @@ def _names(places: Sequence[str]) -> dict[str, str]:
     for place in places:
         end = place.partition("#")[2] or Path(place).name or SCRIPTED
         name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in end).strip(".-") or "model"
-        found[place] = name if name not in found.values() else f"{name}-{len(found) + 1}"
+        tries = chain([name], (f"{name}-{number}" for number in count(2)))
+        found[place] = next(name for name in tries if name not in found.values())
     return found
 
 

@@ -84,7 +84,8 @@ def open_world(words: Words) -> World:
         raise UserError(f"words.held_out: got {words.held_out} of {len(order)} words, need some left to train on")
     held_out, trained = order[: words.held_out], order[words.held_out :]
     listed = trained if words.targets is None else load_target_words(words.targets, words.top)
-    targets = [word for word in listed if word not in set(held_out)]
+    hidden = set(held_out)
+    targets = [word for word in listed if word not in hidden]
     if not targets:
         raise UserError(f"words.targets: all {len(listed)} words are held out, need others")
     return World(tuple(lexicon), tuple(held_out), tuple(trained), tuple(targets))
