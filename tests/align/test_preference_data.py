@@ -74,7 +74,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"preferences not found: .*pairs\.jsonl"):
         read_preferences(path)
     path.write_text("")
-    with pytest.raises(UserError, match="got no rows"):
+    with pytest.raises(UserError, match="preferences: got none"):
         read_preferences(path)
     path.write_text(json.dumps({"prompt": "a", "chosen": "b"}))
     with pytest.raises(UserError, match=r"pairs\.jsonl:1: got chosen, prompt, need rejected too"):

@@ -93,7 +93,7 @@ def test_a_task_without_an_answer_has_no_check() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "tasks: got no rows"),
+        ([], "tasks: got none"),
         ([{"question": "a"}], "row 0: got question, need prompt"),
         ([{"prompt": ""}], "row 0: prompt: got str"),
         ([{"prompt": "a", "answer": {"b": 1}}], "row 0: answer: got dict"),

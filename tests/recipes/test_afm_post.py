@@ -177,12 +177,11 @@ def test_a_killed_committee_repeats_no_finished_answer(
     keep, made = DrawFile.__setitem__, []
 
     def kept(self: DrawFile, place: tuple[int, int], ids: list[int]) -> None:
-        made.append((self.path.relative_to(folder[0]) if folder else self.path.name, place))
+        made.append(place)
         keep(self, place, ids)
         if len(made) in (5, 20):
             raise Killed
 
-    folder: list[Path] = []
     monkeypatch.setattr(DrawFile, "__setitem__", kept)
     with pytest.raises(Killed):
         main(["afm", "itec", str(model), *ROUNDS, "--runs-dir", str(tmp_path / "other")])
@@ -231,6 +230,17 @@ def test_compress_then_adapter_then_use(
         open_dense(str(run.path), "sft")
 
 
+def test_palettes_alone(model: Path, words_file: Path, afm: Callable[..., Run]) -> None:
+    options = ["--text", words_file, "--calibration", "64", "--measured", "2000", "--recovery.length", "32"]
+    losses = []
+    for importance in ("--importance", "--no-importance"):
+        run = afm("compress", model, *options, "--palettes.bits", "2", "--no-recover", importance)
+        assert [row["model"] for row in table(run, "sizes and losses")] == ["dense", "palettized"]
+        assert not (run.path / "model" / "adapters").exists()
+        losses.append(table(run, "sizes and losses")[1]["loss"])
+    assert losses[0] != losses[1]
+
+
 def test_compare_tries_every_way_once(
     model: Path, words_file: Path, afm: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,13 +268,15 @@ def test_compare_tries_every_way_once(
         ("sft MODEL --data EMPTY --length 64", "rows: got none"),
         ("sft --resume NONE", "no such run"),
         ("sft MODEL --resume NONE", "--resume: goes on with what"),
-        ("reward MODEL --data EMPTY --length 64", "preferences: got no rows"),
+        ("reward MODEL --data EMPTY --length 64", "preferences: got none"),
         ("dpo MODEL --data BAD --length 64", "BAD:1: got chosen, prompt, need rejected"),
         ("dpo MODEL --beta 0", "beta: got 0.0"),
         ("mdloo MODEL --k 1", "k: got 1, need at least 2"),
         ("mdloo MODEL --data OPEN", "have no answer to check; give a reward model"),
         ("mdloo MODEL --reward MODEL", "reward heads not found"),
         ("itec MODEL --rounds 0", "rounds: got 0"),
+        ("itec MODEL --data OPEN --rs.length 64", "1 of 1 tasks have no answer to check; give all an answer"),
+        ("export MODEL out.gguf --adapter NONE", "adapter not found"),
         ("itec MODEL --algorithms rs rs", "algorithms: got"),
         ("compress MODEL --text EMPTY", "is empty"),
         ("compress MODEL --palettes.bits 5", "bits: got 5"),
@@ -281,7 +293,7 @@ def test_bad_input_is_one_line_and_leaves_no_run(
     (tmp_path / "OPEN").write_text('{"prompt": "a"}\n')
     places = {"MODEL": model, **{name: tmp_path / name for name in ("NONE", "EMPTY", "BAD", "OPEN")}}
     arguments = [str(places.get(word, word)) for word in words.split()]
-    goes = [] if {"--resume", "serve"} & set(arguments) else ["--runs-dir", str(tmp_path / "runs")]
+    goes = [] if {"--resume", "serve", "export"} & set(arguments) else ["--runs-dir", str(tmp_path / "runs")]
     code = main(["afm", *arguments, *goes])
     error = capsys.readouterr().err.strip()
     assert (code, message in error, "\n" in error) == (2, True, False), error
@@ -366,6 +378,37 @@ def test_of_answers_that_are_all_alike_nothing_is_learned_and_nothing_fails(word
     train(config, run)  # no answer of a model that knows nothing is right
     assert "reward" not in {row["stage"] for row in table(run, "after pre-training")}
     assert weights(run.path / "models" / "dpo") == weights(run.path / "models" / "sft")
+
+
+def test_chance_differs_from_the_choice_in_its_bits_alone(
+    words_file: Path, tmp_path: Path, by_length: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(words_file)
+    online = replace(config.post.mdloo, iterations=1)
+    post = replace(config.post, seeds=1, rivals=(), mdloo=online, committee=False, chance=1, adapters=0)
+    config = replace(config, seeds=(0,), post=post)
+    run = Run.create("afm", "tiny", config, tmp_path / "runs")
+    monkeypatch.setattr(post_chain, "random_bits", lambda *_: Run.open(run.path).load_stage("compressed-seed0")["bits"])
+    train(config, run)
+    chosen, chance = (run.load_stage(name)["loss"] for name in ("measured-compressed-seed0", "chance-0-seed0"))
+    assert chance == pytest.approx(chosen, abs=1e-5)
+    assert not {"committee", "members"} & {path.stem for path in (run.path / "tables").glob("*.json")}
+    assert not any(row["stage"].startswith("task ") for row in table(run, "after pre-training"))
+
+
+def test_no_problem_that_is_measured_on_is_learned_from(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [Task((Message("user", f"Add {i}."),), float, f"#### {i}", "gsm8k") for i in range(60)]
+    monkeypatch.setattr(material, "gsm8k_tasks", lambda: problems)
+    for seed in range(3):
+        learned, _ = material.fine_tuning_rows("gsm8k", Toy(), tokenizer, 96, seed)
+        texts = [tokenizer.decode(list(sample.ids)) for sample in learned]
+        held_out = align_verbs.held_out_tasks("gsm8k", Toy(), seed)
+        assert len(held_out) == 3 and not any(task.messages[0].content in text for task in held_out for text in texts)
+    path = tmp_path / "open.jsonl"
+    path.write_text('{"prompt": "Say something."}\n' * 40)
+    assert material.find_tasks(str(path), Toy(), 1).held_out == []  # nothing tells what is right
 
 
 def test_what_is_learned_and_what_is_measured_never_meet(tokenizer: Tokenizer) -> None:

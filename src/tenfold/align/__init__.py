@@ -42,6 +42,7 @@ _HOME = {
     "Task": "verifiers",
     "toy_tasks": "verifiers",
     "gsm8k_tasks": "verifiers",
+    "read_tasks": "verifiers",
     "number_correct": "verifiers",
     "verify": "verifiers",
     "reward_scorer": "judge",

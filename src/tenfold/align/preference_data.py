@@ -30,7 +30,7 @@ from tenfold.align.samples import Sample, pad
 from tenfold.core.errors import UserError
 from tenfold.core.stream import ArrayStream, Batcher
 from tenfold.lm.loss import IGNORED
-from tenfold.lm.tasks import read_lines
+from tenfold.lm.tasks import numbered_rows
 from tenfold.text.messages import Message
 from tenfold.text.tokenizer import Tokenizer
 
@@ -94,15 +94,7 @@ def read_preferences(rows: Sequence[Mapping[str, Any]] | str | Path) -> list[Pre
     Raises:
         UserError: no rows, or a bad one: equal texts, an unknown level, a grade outside 0..2, other columns.
     """
-    if isinstance(rows, str | Path):
-        path = Path(rows)
-        if not path.is_file():
-            raise UserError(f"preferences not found: {path}; give JSON Lines with prompt, chosen and rejected")
-        numbered = [(f"{path}:{line}", row) for line, row in read_lines(path)]
-    else:
-        numbered = [(f"row {index}", dict(row)) for index, row in enumerate(rows)]
-    if not numbered:
-        raise UserError("preferences: got no rows, need at least one")
+    numbered = numbered_rows(rows, "preferences", "prompt, chosen and rejected")
     return [_preference(row, where) for where, row in numbered]
 
 

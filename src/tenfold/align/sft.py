@@ -28,7 +28,7 @@ from tenfold.align.samples import Batch, Sample, pad
 from tenfold.core.errors import UserError
 from tenfold.core.stream import ArrayStream, Batcher, PackedRow, Packer, Segment, Stream
 from tenfold.lm.loss import IGNORED
-from tenfold.lm.tasks import read_lines
+from tenfold.lm.tasks import numbered_rows
 from tenfold.text.messages import Message
 from tenfold.text.packing import collate_text
 from tenfold.text.tokenizer import Tokenizer
@@ -98,17 +98,8 @@ def sft_samples(
     Raises:
         UserError: no rows, a row without a learned turn, or one so long that no learned token is left.
     """
-    if isinstance(rows, str | Path):
-        path = Path(rows)
-        if not path.is_file():
-            raise UserError(f"rows not found: {path}; give JSON Lines with messages, or prompt and completion")
-        numbered = [(f"{path}:{line}", row) for line, row in read_lines(path)]
-    else:
-        numbered = [(f"row {index}", dict(row)) for index, row in enumerate(rows)]
-    if not numbered:
-        raise UserError("rows: got none, need at least one")
     samples = []
-    for where, row in numbered:
+    for where, row in numbered_rows(rows, "rows", "messages, or prompt and completion"):
         whole = sft_sample(row, tokenizer, plain=plain, where=where)
         sample = whole.cut(length)
         if not sample.targets:

@@ -15,7 +15,7 @@ from tenfold.align.toy_instructions import Item, check, toy_instruct
 from tenfold.core import data
 from tenfold.core.errors import UserError
 from tenfold.lm.chat_eval import last_number
-from tenfold.lm.tasks import final_number, read_lines
+from tenfold.lm.tasks import final_number, numbered_rows, read_lines
 from tenfold.text.messages import Message
 
 GSM8K_TRAIN = "02-afm/gsm8k_train.jsonl.gz"
@@ -81,16 +81,7 @@ def read_tasks(rows: Sequence[Mapping[str, Any]] | str | Path) -> list[Task]:
     Raises:
         UserError: no rows, or a bad one.
     """
-    if isinstance(rows, str | Path):
-        path = Path(rows)
-        if not path.is_file():
-            raise UserError(f"tasks not found: {path}; give JSON Lines with prompt and answer")
-        numbered = [(f"{path}:{line}", row) for line, row in read_lines(path)]
-    else:
-        numbered = [(f"row {index}", dict(row)) for index, row in enumerate(rows)]
-    if not numbered:
-        raise UserError("tasks: got no rows, need at least one")
-    return [_task(row, where) for where, row in numbered]
+    return [_task(row, where) for where, row in numbered_rows(rows, "tasks", "prompt and answer")]
 
 
 def _task(row: Mapping[str, Any], where: str) -> Task:

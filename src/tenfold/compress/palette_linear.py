@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from tenfold.compress.activations import round_activations, to_int8
 from tenfold.compress.bit_packing import pack, packed_bytes, unpack
@@ -215,13 +214,8 @@ def blocks_of(length: int, block: int) -> int:
 
 def _scales(lines: Tensor, block: int) -> Tensor:
     """The root mean square of every block, (R, blocks)."""
-    rows, length = lines.shape
-    count = blocks_of(length, block)
-    padded = F.pad(lines.square(), (0, count * (block or length) - length)).view(rows, count, -1)
-    sizes = (
-        F.pad(torch.ones_like(lines[:1]), (0, padded.shape[1] * padded.shape[2] - length)).view(1, count, -1).sum(-1)
-    )
-    return (padded.sum(-1) / sizes).sqrt()
+    parts = lines.split(block or lines.shape[1], dim=1)  # the last may be shorter
+    return torch.stack([part.square().mean(1).sqrt() for part in parts], dim=1)
 
 
 class _LookedUp(torch.autograd.Function):

@@ -17,7 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
 from tenfold.lm.request import NewToken
-from tenfold.lm.serve_format import ApiError, ChatBody, CompletionBody, Wire
+from tenfold.lm.serve_format import ApiError, ChatBody, CompletionBody
+from tenfold.lm.serve_wire import Wire
 from tenfold.lm.token_stream import EngineBusyError, EngineClosedError, TokenStream
 from tenfold.text.endpoint_errors import ContextLengthError
 from tenfold.text.tool_calls import OPEN, calls_in, sure_text, tool_names

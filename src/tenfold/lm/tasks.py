@@ -23,7 +23,7 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -231,6 +231,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield line, row
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def numbered_rows(
+    rows: Iterable[Mapping[str, Any]] | str | Path, name: str, columns: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """Rows, or those of a JSON Lines file, each with where it stands: what opens an error about it.
+
+    Args:
+        rows: JSON objects, or the file's path.
+        name, columns: what the rows are and hold, for messages.
+    Raises:
+        UserError: no such file, a bad line, no rows.
+    """
+    if isinstance(rows, str | Path):
+        path = Path(rows)
+        if not path.is_file():
+            raise UserError(f"{name} not found: {path}; give JSON Lines with {columns}")
+        numbered = [(f"{path}:{line}", row) for line, row in read_lines(path)]
+    else:
+        numbered = [(f"row {index}", dict(row)) for index, row in enumerate(rows)]
+    if not numbered:
+        raise UserError(f"{name}: got none, need at least one")
+    return numbered
 
 
 def parse_row(task: Task, row: Mapping[str, Any], where: str, line: int = 0) -> Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -14,24 +14,23 @@ from tenfold.align.judge import judge_by, reward_scorer
 from tenfold.align.logprobs import logprobs_of
 from tenfold.align.preference_data import Pair, Preference, encode_preferences, with_references
 from tenfold.align.reward_calibration import RewardReport
-from tenfold.align.reward_model import RewardModel
 from tenfold.align.samples import Sample
 from tenfold.align.verifiers import Scorer, Task, verify
 from tenfold.core.errors import UserError
+from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.core.stream import permutation
 from tenfold.lm.decoder import Decoder
-from tenfold.recipes.afm import material, post_figures, tuning
+from tenfold.recipes.afm import material, tuning
 from tenfold.recipes.afm.chain import save_model
 from tenfold.recipes.afm.opening import MODEL, open_dense, place_of
 from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, ITeC, Reward, Sampled, Toy, Tuning
-from tenfold.recipes.afm.reward_tests import judged
 from tenfold.recipes.afm.teaching import itec_rounds
 from tenfold.recipes.afm.verb_run import ANEW, Flat, Goes, asked_of, working_in
 from tenfold.text.tokenizer import Tokenizer
 
 SHOWN = 12  # answers in a report
-MEASURED = Sampled(max_tokens=256)
+MEASURED = Sampled()
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,17 @@ def sft(job: Annotated[SFTJob, Flat] = SFTJob(), going: Goes = ANEW) -> None:
     job, run = asked_of("sft", job, going)
     model, tokenizer = _opened("sft", job.model, job)
     learned, held_out = material.fine_tuning_rows(job.data, job.toy, tokenizer, job.length, job.seed)
-    tasks = held_out_tasks(job.data, job.toy)
+    tasks = held_out_tasks(job.data, job.toy, job.seed)
     with working_in("sft", job, run, going, "afm sft: a model that follows instructions") as run:
-        before = measured_once(run, "before", lambda: _loss_and_accuracy(model, tokenizer, held_out, tasks, job))
+
+        def measure() -> dict[str, float]:
+            return loss_and_accuracy(model, tokenizer, held_out, tasks, job.toy)
+
+        before = tuning.once(run, "before", measure)
         tuning.fine_tune(job, run, "sft", model, learned, job.seed)
-        after = measured_once(run, "after", lambda: _loss_and_accuracy(model, tokenizer, held_out, tasks, job))
-        run.figure("learning", post_figures.curve_figure(run, ["sft"], {"ce": "loss, nats a learned token"}))
-        compare(run, {"before": before, "after": after}, len(learned), "rows learned from")
+        after = tuning.once(run, "after", measure)
+        show_learning(run, "sft", {"ce": "loss, nats a learned token"})
+        compare(run, before, after, len(learned), "rows learned from")
         _finish(run, model, tokenizer, tasks)
 
 
@@ -91,12 +94,14 @@ def reward(job: Annotated[RewardJob, Flat] = RewardJob(), going: Goes = ANEW) ->
         material.pairs_of(part, tokenizer, job.length) for part in material.find_preferences(job.data, job.seed)
     )
     with working_in("reward", job, run, going, "afm reward: which of two answers is better") as run:
+        from tenfold.recipes.afm import post_figures  # matplotlib takes a second to import
+
         model = tuning.train_reward(job, run, "reward", backbone, learned, job.seed)
-        report = judged(model, held_out)
+        report = material.judged(model, held_out)
         run.text("summary", f"{len(learned)} pairs learned from; of {len(held_out)} held out {_reported(report)}.")
         fields = {"rank": "ranking loss, nats", "accuracy": "pairs of the batch right"}
-        run.figure("learning", post_figures.curve_figure(run, ["reward"], fields))
-        run.figure("calibration", post_figures.calibration_figure({job.ranking: report}))
+        show_learning(run, "reward", fields)
+        run.figure("calibration", post_figures.calibration_figure(report))
         run.table("by level", _level_rows(report))
         model.save_pretrained(run.path / MODEL)
         tokenizer.save(run.path / MODEL)
@@ -145,14 +150,15 @@ def dpo(job: Annotated[DPOJob, Flat] = DPOJob(), going: Goes = ANEW) -> None:
         others = with_references(encode_preferences(held_out, tokenizer, job.length), model)
 
         def measure() -> dict[str, float]:
-            return _in_order(model, others) | _accuracy(model, tokenizer, tasks.held_out, job)
+            found = _accuracy(model, tokenizer, tasks.held_out, job.toy, job.answers.max_tokens)
+            return _in_order(model, others) | found
 
-        before = measured_once(run, "before", measure)
+        before = tuning.once(run, "before", measure)
         tuning.prefer(job, run, "dpo", model, pairs, job.seed)
-        after = measured_once(run, "after", measure)
+        after = tuning.once(run, "after", measure)
         fields = {"loss": "loss", "accuracy": "pairs of the batch in order", "margin": "margin"}
-        run.figure("learning", post_figures.curve_figure(run, ["dpo"], fields))
-        compare(run, {"before": before, "after": after}, len(pairs), "pairs learned from")
+        show_learning(run, "dpo", fields)
+        compare(run, before, after, len(pairs), "pairs learned from")
         _finish(run, model, tokenizer, tasks.held_out)
 
 
@@ -182,14 +188,18 @@ def mdloo(job: Annotated[MDLOOJob, Flat] = MDLOOJob(), going: Goes = ANEW) -> No
     tasks = material.find_tasks(job.data, job.toy, job.iterations * job.prompts, job.seed)
     scorer = _scorer(job.reward, tasks.learned)
     with working_in("mdloo", job, run, going, "afm mdloo: a model tuned on rewards of its own answers") as run:
-        before = measured_once(run, "before", lambda: _accuracy(model, tokenizer, tasks.held_out, job))
+
+        def measure() -> dict[str, float]:
+            return _accuracy(model, tokenizer, tasks.held_out, job.toy, job.max_tokens)
+
+        before = tuning.once(run, "before", measure)
         reference = copy.deepcopy(model).requires_grad_(False)
         drawn = in_turn(tasks.learned, job.prompts, job.seed)
         tuning.reinforce(job, run, "mdloo", model, reference, tokenizer, drawn, scorer, job.seed)
-        after = measured_once(run, "after", lambda: _accuracy(model, tokenizer, tasks.held_out, job))
+        after = tuning.once(run, "after", measure)
         fields = {"reward": "mean reward", "reference_kl": "ln π - ln π_ref, nats an answer", "kl": "KL from π_k, nats"}
-        run.figure("learning", post_figures.curve_figure(run, ["mdloo"], fields, x="iteration"))
-        compare(run, {"before": before, "after": after}, job.iterations * job.prompts * job.k, "answers learned from")
+        show_learning(run, "mdloo", fields, x="iteration")
+        compare(run, before, after, job.iterations * job.prompts * job.k, "answers learned from")
         _finish(run, model, tokenizer, tasks.held_out)
 
 
@@ -215,6 +225,7 @@ def itec(job: Annotated[ITeCJob, Flat] = ITeCJob(), going: Goes = ANEW) -> None:
     job, run = asked_of("itec", job, going)
     model, tokenizer = _opened("itec", job.model, job.rs)
     tasks = material.find_tasks(job.data, job.toy, job.rounds * job.prompts, job.seed)
+    _need_answers(tasks.learned, "give all an answer")
     with working_in("itec", job, run, going, "afm itec: a committee that teaches its next members") as run:
         rounds = itec_rounds(job, run, "itec", model, tokenizer, tasks, job.seed, draws=job.toy.draws)
         best = max((member for each in rounds for member in each.members), key=lambda member: member.score)
@@ -256,8 +267,11 @@ def in_turn(tasks: Sequence[Task], count: int, seed: int) -> Callable[[int], lis
     """Iteration to its tasks: all in turn, then again in another order."""
 
     def of(iteration: int) -> list[Task]:
-        places = range(iteration * count, (iteration + 1) * count)
-        return [tasks[permutation(len(tasks), seed, at // len(tasks))[at % len(tasks)]] for at in places]
+        first, last = iteration * count, (iteration + 1) * count
+        epochs = range(first // len(tasks), -(-last // len(tasks)))
+        order = [i for epoch in epochs for i in permutation(len(tasks), seed, epoch).tolist()]
+        start = first - epochs.start * len(tasks)
+        return [tasks[i] for i in order[start : start + count]]
 
     return of
 
@@ -270,44 +284,39 @@ def _opened(verb: str, model: str, settings: Tuning | MDLOO) -> tuple[Decoder, T
         raise UserError(f"--length: got {length}, {model} reads at most {decoder.cfg.max_len} tokens")
     if tokenizer.chat_template is None:
         raise UserError(f"{place_of(model)}: its tokenizer has no chat template")
-    return decoder.requires_grad_(True), tokenizer
+    return decoder.requires_grad_(True).to(device_type()), tokenizer
 
 
-def held_out_tasks(data: str, toy: Toy) -> list[Task]:
-    """Held-out tasks where the data have such."""
-    return material.find_tasks(data, toy, 1).held_out if data in (material.TOY, material.GSM8K) else []
+def held_out_tasks(data: str, toy: Toy, seed: int) -> list[Task]:
+    """Held-out tasks where the data have such; with the seed of `fine_tuning_rows` none of them is learned from."""
+    return material.find_tasks(data, toy, 1, seed).held_out if data in (material.TOY, material.GSM8K) else []
 
 
 def _scorer(reward: str | None, tasks: Sequence[Task]) -> Scorer:
     if reward is not None:
-        return reward_scorer(RewardModel.from_pretrained(place_of(reward)))
-    if lacking := sum(task.answer is None for task in tasks):
-        raise UserError(
-            f"data: {lacking} of {len(tasks)} tasks have no answer to check; give a reward model (--reward)"
-        )
+        return reward_scorer(tuning.open_reward(place_of(reward)))
+    _need_answers(tasks, "give a reward model (--reward)")
     return verify
 
 
-def measured_once(run: Run, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """A measurement that a resumed run does not repeat."""
-    if not run.done(name):
-        run.save_stage(name, measure())
-    kept: dict[str, float] = run.load_stage(name)
-    return kept
+def _need_answers(tasks: Sequence[Task], otherwise: str) -> None:
+    if lacking := sum(task.answer is None for task in tasks):
+        raise UserError(f"data: {lacking} of {len(tasks)} tasks have no answer to check; {otherwise}")
 
 
-def _loss_and_accuracy(
-    model: Decoder, tokenizer: Tokenizer, held_out: Sequence[Sample], tasks: Sequence[Task], job: SFTJob
+def loss_and_accuracy(
+    model: Decoder, tokenizer: Tokenizer, held_out: Sequence[Sample], tasks: Sequence[Task], toy: Toy
 ) -> dict[str, float]:
+    """Loss on held-out rows and, where there are tasks, the share of them answered right."""
     loss = {"loss, nats a learned token": material.mean_loss(model, held_out)}
-    return loss | _accuracy(model, tokenizer, tasks, job)
+    return loss | _accuracy(model, tokenizer, tasks, toy, MEASURED.max_tokens)
 
 
-def _accuracy(model: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], job: Any) -> dict[str, float]:
-    if not tasks:
-        return {}
-    how = job if isinstance(job, Sampled) else getattr(job, "answers", MEASURED)
-    return material.accuracy(model, tokenizer, tasks, job.toy.draws, replace(MEASURED, max_tokens=how.max_tokens), 0)
+def _accuracy(
+    model: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], toy: Toy, max_tokens: int
+) -> dict[str, float]:
+    how = replace(MEASURED, max_tokens=max_tokens)
+    return material.accuracy(model, tokenizer, tasks, toy.draws, how, 0) if tasks else {}
 
 
 def _in_order(model: Decoder, pairs: Sequence[Pair]) -> dict[str, float]:
@@ -323,9 +332,17 @@ def _in_order(model: Decoder, pairs: Sequence[Pair]) -> dict[str, float]:
     return {"held-out pairs in order": sum(0.5 if abs(gain) < 1e-4 else float(gain > 0) for gain in gains) / len(gains)}
 
 
-def compare(run: Run, columns: dict[str, dict[str, float]], count: int, unit: str) -> None:
+def show_learning(run: Run, name: str, fields: Mapping[str, str], x: str = "step", title: str = "learning") -> None:
+    """A figure of a training; arguments as in `post_figures.curve_figure`."""
+    from tenfold.recipes.afm import post_figures  # matplotlib takes a second to import
+
+    run.figure(title, post_figures.curve_figure(run, name, fields, x))
+
+
+def compare(run: Run, before: dict[str, float], after: dict[str, float], count: int, unit: str) -> None:
     """Table, figure and summary of before and after."""
-    before, after = columns["before"], columns["after"]
+    from tenfold.recipes.afm import post_figures
+
     if not before:
         run.text("summary", f"{count} {unit}; there are no tasks with an answer to measure on.")
         return
@@ -333,7 +350,11 @@ def compare(run: Run, columns: dict[str, dict[str, float]], count: int, unit: st
     words = [f"{key}: {before[key]:.3f} before, {after[key]:.3f} after" for key in before if " of " not in key]
     run.text("summary", f"{count} {unit}. Held out: {'; '.join(words)}.")
     if "accuracy" in before:
-        run.figure("accuracy", post_figures.kinds_figure(columns), caption="Answers drawn at temperature 1.")
+        run.figure(
+            "accuracy",
+            post_figures.kinds_figure({"before": before, "after": after}),
+            caption="Answers drawn at temperature 1.",
+        )
 
 
 def _finish(run: Run, model: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,21 +16,26 @@ from numpy.typing import NDArray
 
 from tenfold.align.sft import sft_batches, sft_loss
 from tenfold.compress.adapters import AdapterBank
-from tenfold.compress.calibration import input_squares
 from tenfold.compress.palettize import PaletteConfig, bits_per_weight, palettize
 from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
-from tenfold.recipes.afm import compressing, material, post_figures
-from tenfold.recipes.afm.align_verbs import SHOWN, compare, held_out_tasks, measured_once
+from tenfold.recipes.afm import compressing, material, tuning
+from tenfold.recipes.afm.align_verbs import (
+    MEASURED,
+    SHOWN,
+    compare,
+    held_out_tasks,
+    loss_and_accuracy,
+    show_learning,
+)
 from tenfold.recipes.afm.compressing import DENSE_BITS, ROWS, Text
 from tenfold.recipes.afm.corpus import ENGLISH, windows
 from tenfold.recipes.afm.opening import ADAPTERS, MODEL, RECOVERY, open_dense, open_model, recovery_of
-from tenfold.recipes.afm.post_config import Compression, LoRA, Sampled, Toy
+from tenfold.recipes.afm.post_config import Compression, LoRA, Toy
 from tenfold.recipes.afm.printing import print_rows
-from tenfold.recipes.afm.tuning import tune_adapter
 from tenfold.recipes.afm.verb_run import ANEW, Flat, Goes, asked_of, working_in
 from tenfold.text.corpus import load_texts, tokenize
 from tenfold.text.tokenizer import Tokenizer
@@ -72,7 +78,7 @@ def compress(job: Annotated[CompressJob, Flat] = CompressJob(), going: Goes = AN
     model, tokenizer = open_dense(job.model, "compress")
     sample = text_of(job, tokenizer)
     length = min(job.recovery.length, model.cfg.max_len)
-    sample.calibration(job.calibration, length)
+    sample.calibration(job.calibration, length)  # text that is too short is told before there is a run
     with working_in("compress", job, run, going, "afm compress: few bits a weight") as run:
         if job.compare:
             rows = compare_ways(job, run, model, tokenizer, sample, length)
@@ -89,7 +95,7 @@ def compress_once(
     """Palettes, recovery, and a line each on what the model is then."""
 
     def line(name: str, model: Decoder, bits: tuple[float, float]) -> dict[str, Any]:
-        found = measured_once(run, name, lambda: compressing.measured(model, tokenizer, sample.held_out, length))
+        found = tuning.once(run, name, lambda: compressing.measured(model, tokenizer, sample.held_out, length))
         return {"model": name, "bits, projections": bits[0], "bits, all weights": bits[1], **found}
 
     rows = [line("dense", model, (DENSE_BITS, DENSE_BITS))]
@@ -102,8 +108,7 @@ def compress_once(
         bank = compressing.recovered(settings, run, RECOVERY, small, sample, job.seed)
         bank.save(RECOVERY, run.path / MODEL / ADAPTERS / RECOVERY, dtype=torch.float16)
         rows.append(line("with the recovery adapter", small, bits))
-        figure = post_figures.curve_figure(run, [f"{RECOVERY}-text"], {"ce": "training loss of the adapter, nats"})
-        run.figure("recovery", figure)
+        show_learning(run, f"{RECOVERY}-text", {"ce": "training loss of the adapter, nats"}, title="recovery")
     if job.kv_bits == 8:
         held_out = windows(np.asarray(tokenizer.encode(sample.held_out[0])), length, ROWS)
         lines = compressing.cache_rows(small, held_out.to(device_type()))
@@ -137,7 +142,7 @@ def compare_ways(
     """Every way's size and perplexity; the embedding stays as it is, so that only the projections differ."""
     model = model.to(device_type()).eval()
     rows = sample.calibration(job.calibration, length).to(device_type())
-    importance = input_squares(model, (part[:, :-1] for part in rows.split(ROWS)))
+    importance = compressing.input_importance(model, rows)
 
     def one(how: PaletteConfig, inputs: bool) -> dict[str, float]:
         small = palettize(
@@ -146,11 +151,11 @@ def compare_ways(
         found = compressing.measured(small, tokenizer, sample.held_out, length)
         return {"bits, projections": bits_per_weight(small, embeddings=False), **found}
 
-    dense = measured_once(run, "dense", lambda: compressing.measured(model, tokenizer, sample.held_out, length))
+    dense = tuning.once(run, "dense", lambda: compressing.measured(model, tokenizer, sample.held_out, length))
     lines: list[dict[str, Any]] = [{"way": "dense", "bits, projections": DENSE_BITS, **dense}]
     for name, (how, inputs) in ways().items():
         stage = name.replace(",", "").replace(" ", "-")
-        lines.append({"way": name, **measured_once(run, stage, lambda how=how, inputs=inputs: one(how, inputs))})  # type: ignore[misc]
+        lines.append({"way": name, **tuning.once(run, stage, partial(one, how, inputs))})
         print(
             f"{name}: {lines[-1]['bits, projections']:.3f} bits, perplexity {lines[-1]['perplexity']:.3f}", flush=True
         )
@@ -195,22 +200,21 @@ def adapter(job: Annotated[AdapterJob, Flat] = AdapterJob(), going: Goes = ANEW)
     else:
         bank.load("task", start)
     learned, held_out = material.fine_tuning_rows(job.data, job.toy, tokenizer, job.length, job.seed)
-    tasks = held_out_tasks(job.data, job.toy)
+    tasks = held_out_tasks(job.data, job.toy, job.seed)
     with working_in("adapter", job, run, going, "afm adapter: one task on a frozen model") as run:
 
         def measure() -> dict[str, float]:
-            loss = {"loss, nats a learned token": material.mean_loss(model, held_out)}
-            return loss | (material.accuracy(model, tokenizer, tasks, job.toy.draws, Sampled(), 0) if tasks else {})
+            return loss_and_accuracy(model, tokenizer, held_out, tasks, job.toy)
 
         bank.use("task")
-        before = measured_once(run, "before", measure)
+        before = tuning.once(run, "before", measure)
         stream = sft_batches(learned, job.length, job.rows, seed=job.seed)
-        tune_adapter(job, run, "adapter", model, "task", sft_loss, stream, job.seed)
-        after = measured_once(run, "after", measure)
-        run.figure("learning", post_figures.curve_figure(run, ["adapter"], {"ce": "loss, nats a learned token"}))
-        compare(run, {"before": before, "after": after}, len(learned), "rows learned from")
+        tuning.tune_adapter(job, run, "adapter", model, "task", sft_loss, stream, job.seed)
+        after = tuning.once(run, "after", measure)
+        show_learning(run, "adapter", {"ce": "loss, nats a learned token"})
+        compare(run, before, after, len(learned), "rows learned from")
         if tasks:
-            run.table("answers", material.examples(model, tokenizer, tasks[:SHOWN], Sampled()))
+            run.table("answers", material.examples(model, tokenizer, tasks[:SHOWN], MEASURED))
         bank.save("task", run.path / ADAPTERS / "task", dtype=torch.float16)
     folder = run.path / ADAPTERS / "task"
     print(

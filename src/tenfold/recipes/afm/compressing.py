@@ -80,16 +80,14 @@ def compressed(
     if not run.done(name):
         rows = sample.calibration(settings.calibration, length).to(device_type())
         model = model.to(device_type()).eval()
-        importance = input_squares(model, (part[:, :-1] for part in rows.split(ROWS))) if settings.importance else None
-        bits = None
-        increases: dict[str, float] = {}
+        importance = input_importance(model, rows) if settings.importance else None
+        bits, increases = None, {}
         if settings.palettes.target_bpw is not None:
             increases = sensitivities(model, settings.palettes, lambda other: loss_on(other, rows), importance)
             bits = bits_by_sensitivity(model, settings.palettes, increases)
         palettize(model, settings.palettes, bits=bits, importance=importance)
         save_palettized(model, folder)
-        chosen = bits or dict.fromkeys(increases, settings.palettes.bits)
-        run.save_stage(name, {"bits": chosen, "increases": increases})
+        run.save_stage(name, {"bits": bits or {}, "increases": increases})
     return load_palettized(folder).to(device_type()).eval()
 
 
@@ -111,7 +109,7 @@ def recovered(
     Args:
         settings: of either training.
         run: takes log and checkpoints.
-        name: of the adapter, and of its trainings in the run.
+        name: of its trainings in the run.
         model: palettized.
         sample: running text.
         seed: of the adapter and the order.
@@ -126,6 +124,11 @@ def recovered(
         chats = sft_batches(taught, settings.length, settings.rows, seed=seed)
         tune_adapter(settings, run, f"{name}-chats", model, RECOVERY, sft_loss, chats, seed, bar)
     return bank
+
+
+def input_importance(model: Decoder, rows: Tensor) -> dict[str, Tensor]:
+    """`input_squares` over rows of T + 1 tokens."""
+    return input_squares(model, (part[:, :-1] for part in rows.split(ROWS)))
 
 
 def loss_on(model: Decoder, rows: Tensor) -> float:

@@ -20,7 +20,6 @@ from tenfold.lm import bfcl, ifeval
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.chat_eval import ChatScores, run_bfcl, run_gsm8k, run_ifeval
 from tenfold.lm.perplexity import perplexity
-from tenfold.lm.pretrained import find
 from tenfold.lm.tasks import load
 from tenfold.recipes.afm.serving import DEFAULT_MODEL, opened
 from tenfold.text.corpus import load_texts
@@ -81,7 +80,7 @@ def eval_(
 @contextmanager
 def _opened(model: str, endpoint: str | None, weights: Literal["float", "int8"]) -> Iterator[ChatModel]:
     if endpoint is None:
-        with opened(model, find(model).stem, (), weights=weights) as (local,):
+        with opened(model, weights=weights) as (local,):
             yield local
         return
     from tenfold.text.chat import EndpointChatModel

@@ -6,13 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
-
-import torch
 
 from tenfold.align.logprobs import logprobs_of
 from tenfold.align.preference_data import Pair, Preference, encode_preferences, read_preferences
 from tenfold.align.preference_sources import review_preferences, solution_preferences
+from tenfold.align.reward_calibration import RewardReport, reward_report
+from tenfold.align.reward_model import RewardModel
 from tenfold.align.rollout import Response, respond
 from tenfold.align.samples import Sample
 from tenfold.align.sft import sft_samples
@@ -38,7 +39,7 @@ SPREAD = 1000  # between the seeds of a chain
 
 @dataclass(frozen=True)
 class Tasks:
-    """Prompts to learn from and others to measure on."""
+    """Prompts to learn from, and others, whose answers are known, to measure on."""
 
     learned: list[Task]
     held_out: list[Task]
@@ -62,7 +63,7 @@ def find_tasks(data: str, toy: Toy, count: int, seed: int = 0) -> Tasks:
         )
     found = gsm8k_tasks() if data == GSM8K else read_tasks(data)
     first, last = parted(found, seed)
-    return Tasks(first, last[: toy.held_out])
+    return Tasks(first, [task for task in last if task.answer is not None][: toy.held_out])
 
 
 def fine_tuning_rows(
@@ -150,9 +151,9 @@ def accuracy(
     for task, given in zip(tasks, scores, strict=True):
         kinds.setdefault(task.kind or "all", []).extend(given)
     return {
-        "accuracy": _mean([score for given in scores for score in given]),
-        "greedy": _mean([score for given in likeliest for score in given]),
-        **{f"accuracy of {kind}": _mean(given) for kind, given in sorted(kinds.items()) if len(kinds) > 1},
+        "accuracy": fmean([score for given in scores for score in given]),
+        "greedy": fmean([score for given in likeliest for score in given]),
+        **{f"accuracy of {kind}": fmean(given) for kind, given in sorted(kinds.items()) if len(kinds) > 1},
     }
 
 
@@ -174,7 +175,12 @@ def _greedy(model: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], how: Sa
     return respond(model.to(device_type()).eval(), tokenizer, [task.messages for task in tasks], 1, sampling)
 
 
-@torch.no_grad()
+def judged(model: RewardModel, pairs: Sequence[Pair]) -> RewardReport:
+    """A reward model on held-out pairs."""
+    chosen, rejected = model.scores([pair.chosen for pair in pairs]), model.scores([pair.rejected for pair in pairs])
+    return reward_report(chosen, rejected, [pair.level for pair in pairs])
+
+
 def mean_loss(model: Decoder, samples: Sequence[Sample]) -> float:
     """Nats a learned token over samples."""
     return -sum(logprobs_of(model.to(device_type()), samples)) / sum(sample.targets for sample in samples)
@@ -187,7 +193,3 @@ def _rows(tasks: Sequence[Task], chatty: float = 0.0, seed: int = 0) -> list[dic
         {"prompt": task.messages[-1].content, "completion": f"{CHAT if chance.random() < chatty else ''}{task.answer}"}
         for task in tasks
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

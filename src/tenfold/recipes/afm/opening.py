@@ -95,11 +95,11 @@ def with_adapters(decoder: Decoder, given: Sequence[str]) -> list[str]:
         if not equals:
             name, folder = Path(each).name, each
         if name in names:
-            raise UserError(f"--adapters: {name!r} is given twice; write NAME=FOLDER")
+            raise UserError(f"adapters: {name!r} is given twice; write NAME=FOLDER")
         try:
             lora.load(decoder, folder, name)
         except ValueError as error:
-            raise UserError(f"--adapters: {each}: {error}") from None
+            raise UserError(f"adapter {folder}: {error}") from None
         names.append(name)
     if names:
         activate(decoder, None)

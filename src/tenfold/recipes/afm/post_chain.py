@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,15 +25,13 @@ from tenfold.compress.palettize import bits_per_weight, palettize
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import compressing, material, tuning
-from tenfold.recipes.afm.chain import measure, model_folder, save_model
+from tenfold.recipes.afm.chain import measure, model_folder
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.corpus import Corpus, open_corpus, windows
+from tenfold.recipes.afm.findings import Row
 from tenfold.recipes.afm.opening import ADAPTERS, RECOVERY
 from tenfold.recipes.afm.post_config import MDLOO, Post
-from tenfold.recipes.afm.reward_tests import judged
 from tenfold.recipes.afm.teaching import Taught, itec_rounds
-
-Row = dict[str, Any]
 
 START, ALIGNED, SMALL = "context", ("rs", "dpo", "mdloo"), "compressed"
 
@@ -62,7 +59,7 @@ class _Chain:
 
     def all(self) -> list[Row]:
         post, rows = self.post, []
-        start = self.read(START)
+        start = tuning.open_decoder(self.folder(START))
         rows.append(self.row(START, start))
         sft = self.made("sft", start, self.fine_tuned)
         rows.append(self.row("sft", sft))
@@ -97,16 +94,8 @@ class _Chain:
 
     def made(self, name: str, start: Decoder, train: Callable[[str, Decoder], object]) -> Decoder:
         """The model of a training from `start`, made here or before."""
-        job = f"{name}-seed{self.seed}"
-        if not self.run.done(job):
-            model = copy.deepcopy(start).requires_grad_(True)
-            train(job, model)
-            save_model(model, self.tokenizer, self.folder(name))
-            self.run.save_stage(job)
-        return self.read(name)
-
-    def read(self, name: str) -> Decoder:
-        return Decoder.from_pretrained(self.folder(name), dtype=torch.float32).eval()
+        job, folder = f"{name}-seed{self.seed}", self.folder(name)
+        return tuning.made_once(self.run, job, folder, start, self.tokenizer, train)
 
     def folder(self, name: str) -> Path:
         return model_folder(self.config, self.run.path, name, self.seed)
@@ -145,11 +134,11 @@ class _Chain:
             others = self.tasks.learned[-self.post.toy.held_out :]
             row: Row = {"name": "reward", "seed": self.seed, "learned": len(pairs)}
             if found := self.preferences(others, self.answers("reward-test", sft, others)):
-                report = judged(model, material.pairs_of(found, self.tokenizer, length))
+                report = material.judged(model, material.pairs_of(found, self.tokenizer, length))
                 row |= {"in order": report.accuracy.value, "brier": report.brier, "pairs": len(report.brier_P)}
                 row["bins"] = [asdict(each) for each in report.bins]
             self.run.save_stage(job, row)
-        return RewardModel.from_pretrained(folder, dtype=torch.float32), self.run.load_stage(job)
+        return tuning.open_reward(folder), self.run.load_stage(job)
 
     def distilled(self, job: str, model: Decoder, samples: Sequence[Sample]) -> None:
         if samples:
@@ -211,7 +200,7 @@ class _Chain:
         }
         rows = [{**self.row(SMALL, small), **bits}]
         if post.compression.palettes.target_bpw is not None:
-            rows += [self.by_chance(model, number, bits) for number in range(post.chance)]
+            rows += [self.by_chance(model, number, bits, text) for number in range(post.chance)]
         bank = self.recovered(chosen, model, small, text)
         rows.append({**self.row("recovered", small), **bits})
         for kind in post.toy.kinds[: post.adapters]:
@@ -235,21 +224,19 @@ class _Chain:
         """The corpus's prose to learn from; what is measured, `chain.measure` measures."""
         return compressing.Text(self.corpus.train[next(iter(self.corpus.train))], [])
 
-    def by_chance(self, model: Decoder, number: int, bits: Row) -> Row:
-        """The loss of a choice of 2-bit matrices without regard to what they cost."""
-        name = f"chance-{number}"
-        if not self.run.done(f"{name}-seed{self.seed}"):
-            generator = torch.Generator().manual_seed(100 * self.seed + number)
-            palettes = self.post.compression.palettes
-            other = palettize(copy.deepcopy(model), palettes, bits=random_bits(model, palettes, generator))
-            row = {
-                "name": name,
-                "seed": self.seed,
-                **bits,
-                "loss": measure(self.config, other.eval(), self.corpus)["loss"],
-            }
-            self.run.save_stage(f"{name}-seed{self.seed}", row)
-        kept: Row = self.run.load_stage(f"{name}-seed{self.seed}")
+    def by_chance(self, model: Decoder, number: int, bits: Row, text: compressing.Text) -> Row:
+        """The loss of a choice of 2-bit matrices without regard to what they cost; all else is as in `compressed`."""
+        name, settings = f"chance-{number}", self.post.compression
+
+        def loss() -> Row:
+            rows = text.calibration(settings.calibration, settings.recovery.length).to(model.norm.weight.device)
+            importance = compressing.input_importance(model, rows) if settings.importance else None
+            drawn = random_bits(model, settings.palettes, torch.Generator().manual_seed(100 * self.seed + number))
+            other = palettize(copy.deepcopy(model), settings.palettes, bits=drawn, importance=importance)
+            found = measure(self.config, other, self.corpus)
+            return {"name": name, "seed": self.seed, **bits, "loss": found["loss"]}
+
+        kept: Row = tuning.once(self.run, f"{name}-seed{self.seed}", loss)
         return kept
 
     def adapted(self, bank: AdapterBank, kind: str) -> Row:
@@ -282,14 +269,14 @@ class _Chain:
 
     def row(self, name: str, model: Decoder) -> Row:
         """Accuracy on the reported half of the held-out instructions and on the other, which choices go by; loss on text."""
-        stage = f"measured-{name}-seed{self.seed}"
-        if not self.run.done(stage):
-            reported, dev = self.tasks.held_out[1::2], self.tasks.held_out[::2]
-            row = {"name": name, "seed": self.seed, **self.accuracy(model, reported)}
+        reported, dev = self.tasks.held_out[1::2], self.tasks.held_out[::2]
+
+        def figures() -> Row:
+            row: Row = {"name": name, "seed": self.seed, **self.accuracy(model, reported)}
             row["dev accuracy"] = self.accuracy(model, dev)["accuracy"] if name in ALIGNED else None
-            row["loss"] = measure(self.config, model, self.corpus)["loss"]
-            self.run.save_stage(stage, row)
-        kept: Row = self.run.load_stage(stage)
+            return {**row, "loss": measure(self.config, model, self.corpus)["loss"]}
+
+        kept: Row = tuning.once(self.run, f"measured-{name}-seed{self.seed}", figures)
         return kept
 
     def accuracy(self, model: Decoder, tasks: Sequence[Task]) -> dict[str, float]:

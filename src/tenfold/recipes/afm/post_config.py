@@ -9,6 +9,7 @@ from tenfold.align.policy_gradient import Baseline, Trust
 from tenfold.align.reward_losses import Ranking
 from tenfold.align.toy_instructions import CHECKERS
 from tenfold.compress.palettize import PaletteConfig
+from tenfold.core.config import need
 
 Algorithm = Literal["rs", "dpo", "mdloo"]
 MdlooRival = Literal["clip", "mean"]
@@ -17,8 +18,7 @@ MdlooRival = Literal["clip", "mean"]
 def at_least(settings: object, least: float, *names: str) -> None:
     """Raises ValueError: a field that is less."""
     for name in names:
-        if not getattr(settings, name) >= least:
-            raise ValueError(f"{name}: got {getattr(settings, name)}, need at least {least}")
+        need(name, getattr(settings, name), least)
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,8 @@ class Tuning:
         at_least(self, 1, "steps", "rows", "save_every")
         at_least(self, 2, "length")
         at_least(self, 0, "warmup")
-        if not 0 < self.lr <= 1:
-            raise ValueError(f"lr: got {self.lr}, need more than 0, at most 1")
-        if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"final_fraction: got {self.final_fraction}, need 0..1")
+        need("lr", self.lr, 0, 1, above=True)
+        need("final_fraction", self.final_fraction, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,7 @@ class DPO(Tuning):
         super().__post_init__()
         at_least(self, 1, "prompts", "pairs")
         at_least(self, 2, "k")
-        if not self.beta > 0:
-            raise ValueError(f"beta: got {self.beta}, need more than 0")
+        need("beta", self.beta, 0, above=True)
 
 
 @dataclass(frozen=True)
@@ -127,8 +124,7 @@ class Sampled:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_tokens")
-        if not 0 < self.temperature <= 100:
-            raise ValueError(f"temperature: got {self.temperature}, need more than 0, at most 100")
+        need("temperature", self.temperature, 0, 100, above=True)
 
 
 @dataclass(frozen=True)
@@ -166,8 +162,7 @@ class MDLOO(Sampled):
         at_least(self, 1, "iterations", "prompts", "passes", "rows", "save_every")
         at_least(self, 2, "k")
         at_least(self, 0, "beta", "gamma")
-        if not 0 < self.lr <= 1:
-            raise ValueError(f"lr: got {self.lr}, need more than 0, at most 1")
+        need("lr", self.lr, 0, 1, above=True)
 
 
 @dataclass(frozen=True)
@@ -267,8 +262,7 @@ class Toy:
     def __post_init__(self) -> None:
         at_least(self, 1, "learned", "draws")
         at_least(self, 2, "held_out")
-        if not 0 <= self.chatty <= 1:
-            raise ValueError(f"chatty: got {self.chatty}, need a share, 0..1")
+        need("chatty", self.chatty, 0, 1)
         if not self.kinds or not set(self.kinds) <= set(CHECKERS):
             raise ValueError(f"kinds: got {', '.join(self.kinds)}, need some of {', '.join(CHECKERS)}")
 

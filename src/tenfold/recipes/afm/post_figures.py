@@ -15,28 +15,25 @@ from tenfold.recipes.afm.figures import smoothed
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0b6fb8", "#d1682b", "#2a9055", "#7a4fb0", "#9a9a9a"
 
 
-def curve_figure(run: Run, names: Sequence[str], fields: Mapping[str, str], x: str = "step") -> Figure:
-    """Logged figures of some trainings over their steps, one panel a figure.
+def curve_figure(run: Run, name: str, fields: Mapping[str, str], x: str = "step") -> Figure:
+    """Logged figures of a training over its steps, one panel a figure.
 
     Args:
         run: whose rows.
-        names: of the trainings, a line each.
+        name: of the training.
         fields: name of the figure in the rows to its label.
         x: what a step is.
     """
     figure = Figure(figsize=(4.4 * len(fields), 3.4), layout="constrained")
     axes = figure.subplots(1, len(fields), squeeze=False)[0]
     for axis, (field, label) in zip(axes, fields.items(), strict=True):
-        for name, colour in zip(names, (BLUE, ORANGE, GREEN, PURPLE, GREY) * len(names), strict=False):
-            rows = [row for row in run.rows(name) if field in row]
-            values = [row[field] for row in rows]
-            axis.plot([row["step"] for row in rows], values, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot([row["step"] for row in rows], smoothed(values), color=colour, label=name)
+        rows = [row for row in run.rows(name) if field in row]
+        steps, values = [row["step"] for row in rows], [row[field] for row in rows]
+        axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
+        axis.plot(steps, smoothed(values), color=BLUE)
         axis.set_xlabel(x)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        if len(names) > 1:
-            axis.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -61,26 +58,18 @@ def kinds_figure(columns: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def calibration_figure(reports: Mapping[str, RewardReport]) -> Figure:
+def calibration_figure(report: RewardReport) -> Figure:
     """How often a reward model is right by what it says of itself, and its accuracy by the preference's level."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=0.8)
-    for i, ((name, report), colour) in enumerate(zip(reports.items(), (BLUE, ORANGE, GREEN), strict=False)):
-        label = f"{name}: Brier {report.brier:.3f}"
-        left.plot([b.confidence for b in report.bins], [b.accuracy for b in report.bins], color=colour, label=label)
-        left.scatter(
-            [b.confidence for b in report.bins],
-            [b.accuracy for b in report.bins],
-            [8 + 200 * b.pairs / sum(each.pairs for each in report.bins) for b in report.bins],
-            color=colour,
-        )
-        levels = list(report.by_level.items()) or [("all", report.accuracy)]
-        places = [j + 0.2 * (i - (len(reports) - 1) / 2) for j in range(len(levels))]
-        shares = [share.value for _, share in levels]
-        errors = [[s.value - s.low for _, s in levels], [s.high - s.value for _, s in levels]]
-        right.errorbar(places, shares, errors, color=colour, fmt="o", capsize=3, label=name)
-        right.set_xticks(range(len(levels)), [level for level, _ in levels])
+    places = [b.confidence for b in report.bins], [b.accuracy for b in report.bins]
+    left.plot(*places, color=BLUE, label=f"Brier score {report.brier:.3f}")
+    left.scatter(*places, [8 + 200 * b.pairs / len(report.brier_P) for b in report.bins], color=BLUE)
+    shares = list(report.by_level.values())
+    errors = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
+    right.errorbar(range(len(shares)), [s.value for s in shares], errors, color=BLUE, fmt="o", capsize=3)
+    right.set_xticks(range(len(shares)), list(report.by_level))
     left.set_xlabel("what the model says: σ(|difference of rewards|)")
     left.set_ylabel("share of pairs it has right")
     left.legend(frameon=False, fontsize=8)

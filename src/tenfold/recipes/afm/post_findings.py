@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from tenfold.core.claims import Claim
 from tenfold.core.statistics import plus_minus, select
 from tenfold.recipes.afm.config import Config
-from tenfold.recipes.afm.findings import paired_claim
-
-Row = dict[str, Any]
+from tenfold.recipes.afm.findings import Row, paired_claim
 
 WORDS = {
     "context": "pre-trained",
@@ -65,7 +62,7 @@ def committee_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def member_rows(rows: Sequence[Row], seed: int) -> list[Row]:
-    """Every member of one seed's last round."""
+    """Every member of one seed, in the rounds' order."""
     rounds = [row for row in rows if row["name"].startswith("itec-") and row["seed"] == seed]
     return list({each["member"]: each for row in rounds for each in row["members"]}.values())
 

@@ -72,7 +72,7 @@ def _small_post(
     """
     again = SFT(tuned, rows, length, 3e-4, dropout=0.0)
     how = Sampled(max_tokens=mdloo.max_tokens)
-    pairs = DPO(tuned, rows, length, 1e-4, prompts=answered.prompts, k=answered.k, pairs=answered.pairs)
+    pairs = replace(answered, steps=tuned, rows=rows, length=length, lr=1e-4)
     reward = Reward(2 * tuned, rows, length, 3e-4)
     brief = MDLOO(how.temperature, how.max_tokens, max(1, mdloo.iterations // 4), mdloo.prompts, mdloo.k, lr=mdloo.lr)
     adapter = LoRA(lora, 4, 128, 2e-3, final_fraction=0.1)

@@ -51,14 +51,14 @@ def chat(
         raise UserError(f"--seed: got {seed}, need a number of 64 bits")
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     _use_threads(threads)
-    place = place_of(model)
+    place_of(model)  # a model that is missing is told before the question is read
     piped = not sys.stdin.isatty()
     question = sys.stdin.read().strip() if piped else ""
     if piped and not question:
         raise UserError("chat: got no question on the standard input")
     conversation = [Message("system", system)] if system else []
     given = [] if adapter is None else [f"chat={adapter}"]
-    with opened(str(place), find(model).stem, given, max_batch=1, weights=weights) as (local, *adapted):
+    with opened(model, given, max_batch=1, weights=weights) as (local, *adapted):
         local = adapted[0] if adapted else local
         if piped:
             _answer(local, [*conversation, Message("user", question)], sampling)
@@ -158,15 +158,17 @@ def serve(
     if max_batch < 1 or max_batch_tokens < 64:
         raise UserError(f"--max-batch, --max-batch-tokens: got {max_batch}, {max_batch_tokens}, need at least 1, 64")
     engine: dict[str, Any] = {"max_batch": max_batch, "max_batch_tokens": max_batch_tokens, "weights": weights}
-    with opened(model, name or find(model).stem, adapters, **engine) as models:
+    with opened(model, adapters, name, **engine) as models:
         key = api_key or os.environ.get("TENFOLD_API_KEY")
         serve_model({each.name: each for each in models}, host=host, port=port, api_key=key)
 
 
 @contextmanager
-def opened(model: str, name: str, adapters: Sequence[str], **engine: Any) -> Iterator[list[LocalChatModel]]:
-    """A chat model, and the same with each of the adapters, all on one engine."""
+def opened(
+    model: str, adapters: Sequence[str] = (), name: str | None = None, **engine: Any
+) -> Iterator[list[LocalChatModel]]:
+    """A chat model, by default of its folder's name, and the same with each of the adapters, all on one engine."""
     decoder, tokenizer = open_model(model)
     names = with_adapters(decoder, adapters)
-    with LocalChatModel(decoder, tokenizer, name, **engine) as local:
+    with LocalChatModel(decoder, tokenizer, name or find(model).stem, **engine) as local:
         yield [local, *map(local.with_adapter, names)]

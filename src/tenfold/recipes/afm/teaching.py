@@ -10,17 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import torch
-
 from tenfold.align.committee import Answers, Member, RoundData, ask_committee, itec_round
 from tenfold.align.judge import judge_by, reward_scorer
 from tenfold.align.preference_data import Preference
-from tenfold.align.reward_model import RewardModel
 from tenfold.align.verifiers import Scorer, Task, verify
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import material, tuning
-from tenfold.recipes.afm.chain import save_model
 from tenfold.recipes.afm.post_config import Algorithm, ITeC
 from tenfold.text.messages import Sampling
 from tenfold.text.tokenizer import Tokenizer
@@ -146,13 +142,8 @@ class _Rounds:
     def made(self, algorithm: str, number: int, train: Callable[[str, Decoder], object], best: Member) -> Decoder:
         """The model that an algorithm trains from the best member, or trained before."""
         job = f"{self.name}-{algorithm}-{number}"
-        folder = self.run.path / "models" / job
-        if not self.run.done(job):
-            model = copy.deepcopy(cast(Decoder, best.model)).requires_grad_(True)
-            train(job, model)
-            save_model(model, self.tokenizer, folder)
-            self.run.save_stage(job)
-        return Decoder.from_pretrained(folder, dtype=torch.float32)
+        folder, start = self.run.path / "models" / job, cast(Decoder, best.model)
+        return tuning.made_once(self.run, job, folder, start, self.tokenizer, train)
 
     def distilled(self, job: str, model: Decoder, data: RoundData) -> None:
         if data.distilled.samples:
@@ -188,36 +179,34 @@ class _Rounds:
             model.save_pretrained(folder)
             self.tokenizer.save(folder)
             self.run.save_stage(job)
-        return reward_scorer(RewardModel.from_pretrained(folder, dtype=torch.float32))
+        return reward_scorer(tuning.open_reward(folder))
 
     def score(self, member: str, model: object) -> float:
         """Share of answers to half of the held-out tasks that are right."""
-        stage = f"{self.name}-{member}-score"
-        if not self.run.done(stage):
-            tasks = self.tasks.held_out[::2]
-            measured = material.accuracy(
-                cast(Decoder, model), self.tokenizer, tasks, self.draws, self.settings, self.seed
-            )
-            self.run.save_stage(stage, measured["accuracy"])
-        return float(self.run.load_stage(stage))
+        tasks, start = self.tasks.held_out[::2], cast(Decoder, model)
+
+        def measure() -> float:
+            found = material.accuracy(start, self.tokenizer, tasks, self.draws, self.settings, self.seed)
+            return found["accuracy"]
+
+        return float(tuning.once(self.run, f"{self.name}-{member}-score", measure))
 
     def picks(self, number: int, committee: Sequence[Member], scorer: Scorer) -> dict[str, float]:
         """The committee's best-of-N and, with as many answers, that of its best member."""
-        stage, k = f"{self.name}-picks-{number}", self.settings.k
-        if not self.run.done(stage):
-            tasks = self.tasks.held_out[1::2] or self.tasks.held_out
+        settings, tasks = self.settings, self.tasks.held_out[1::2] or self.tasks.held_out
+
+        def measure() -> dict[str, float]:
             best = max(committee, key=lambda member: member.score)
-            sampling = Sampling(
-                temperature=self.settings.temperature, max_tokens=self.settings.max_tokens, seed=self.seed
-            )
-            everyone = ask_committee(committee, self.tokenizer, tasks, k, sampling)
-            alone = ask_committee([best], self.tokenizer, tasks, k * len(committee), sampling)
+            sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=self.seed)
+            everyone = ask_committee(committee, self.tokenizer, tasks, settings.k, sampling)
+            alone = ask_committee([best], self.tokenizer, tasks, settings.k * len(committee), sampling)
             shares = {}
             for who, answers in (("committee", everyone), ("best member", alone)):
                 shares[who] = right_share(answers, scorer)
                 shares[f"{who}, oracle"] = right_share(answers, verify)
-            self.run.save_stage(stage, shares)
-        kept: dict[str, float] = self.run.load_stage(stage)
+            return shares
+
+        kept: dict[str, float] = tuning.once(self.run, f"{self.name}-picks-{number}", measure)
         return kept
 
 

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,6 +33,7 @@ from tenfold.core.run import Run
 from tenfold.core.stream import Stream
 from tenfold.lm.decoder import Block, Decoder, DecoderConfig
 from tenfold.nn.lora import lora_parameters
+from tenfold.recipes.afm.chain import save_model
 from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, Reward, Tuning
 from tenfold.text.messages import Sampling
 from tenfold.text.tokenizer import Tokenizer
@@ -61,6 +63,36 @@ def tune(
     fit(state, loss, steps=settings.steps, run=run, name=name, every=every, progress=bar)
 
 
+def once(run: Run, stage: str, measure: Callable[[], Any]) -> Any:
+    """What was measured (JSON data), by this process or by a killed one."""
+    if not run.done(stage):
+        run.save_stage(stage, measure())
+    return run.load_stage(stage)
+
+
+def made_once(
+    run: Run, job: str, folder: Path, start: Decoder, tokenizer: Tokenizer, train: Callable[[str, Decoder], object]
+) -> Decoder:
+    """What a training makes of a copy of `start`, read back from its folder: trained here, or before.
+
+    Args:
+        run: remembers that it was done.
+        job: of the training in the run; the first argument of `train`, the copy is the second.
+        folder: for the model and its tokenizer.
+    """
+    if not run.done(job):
+        model = copy.deepcopy(start).requires_grad_(True)
+        train(job, model)
+        save_model(model, tokenizer, folder)
+        run.save_stage(job)
+    return open_decoder(folder)
+
+
+def open_decoder(folder: Path) -> Decoder:
+    """A model that was saved by this run, ready to answer."""
+    return Decoder.from_pretrained(folder, dtype=torch.float32).to(device_type()).eval()
+
+
 def _state(lr: float, warmup: int, steps: int, final: float, module: nn.Module, seed: int) -> TrainState:
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr, betas=BETAS, weight_decay=0.0)
@@ -69,12 +101,11 @@ def _state(lr: float, warmup: int, steps: int, final: float, module: nn.Module, 
 
 def fine_tune(
     settings: SFT, run: Run, name: str, model: Decoder, samples: Sequence[Sample], seed: int, bar: bool = True
-) -> Decoder:
-    """The model, trained in place on what the samples teach."""
+) -> None:
+    """Train a model in place on what the samples teach."""
     stream = sft_batches(samples, settings.length, settings.rows, seed=seed)
     with dropping(model, settings.dropout):
         tune(settings, run, name, model.to(device_type()), sft_loss, stream, seed, bar)
-    return model.eval()
 
 
 @contextmanager
@@ -134,14 +165,18 @@ def train_reward(
     return model.eval()
 
 
+def open_reward(folder: Path) -> RewardModel:
+    """A reward model that was trained before, ready to score."""
+    return RewardModel.from_pretrained(folder, dtype=torch.float32).to(device_type()).eval()
+
+
 def prefer(
     settings: DPO, run: Run, name: str, model: Decoder, pairs: Sequence[Pair], seed: int, bar: bool = True
-) -> Decoder:
-    """The model, trained in place on preferences, itself as it was being the reference."""
+) -> None:
+    """Train a model in place on preferences; it is its own reference, as it was."""
     known = with_references(pairs, model.to(device_type()))
     loss = dpo_loss(settings.beta) if settings.objective == "dpo" else ipo_loss(settings.beta, per_token=True)
     tune(settings, run, name, model, loss, preference_batches(known, settings.rows, seed=seed), seed, bar)
-    return model.eval()
 
 
 def reinforce(
@@ -155,8 +190,8 @@ def reinforce(
     scorer: Scorer,
     seed: int,
     bar: bool = True,
-) -> Decoder:
-    """The model, trained in place by MDLOO, or what a killed process left of it.
+) -> None:
+    """Train a model in place by MDLOO, or do what a killed process left of it.
 
     Args:
         settings: of the method.
@@ -189,7 +224,6 @@ def reinforce(
             if interrupt.requested:
                 raise KeyboardInterrupt
             progress.update(shown, advance=1, description=f"{name}: reward {row['reward']:.3f}")
-    return model.eval()
 
 
 def _iteration(

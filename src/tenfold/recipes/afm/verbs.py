@@ -23,9 +23,9 @@ from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.lm.loss import lm_loss
 from tenfold.lm.optim import OptimizerConfig
-from tenfold.lm.pretrained import find
 from tenfold.recipes.afm.chain import Z_LOSS, save_model
 from tenfold.recipes.afm.corpus import encoded, step_row
+from tenfold.recipes.afm.opening import open_dense, open_model
 from tenfold.recipes.afm.printing import print_rows
 from tenfold.text.corpus import TokenWindows, load_texts, tokenize
 from tenfold.text.decontaminate import default_benchmarks
@@ -120,7 +120,7 @@ def prune(
     """Learn which inner units of a model's feed-forward layers matter on your text, and cut the others out.
 
     Args:
-        model: folder with config.json, safetensors and tokenizer.json, or a name that `tenfold models list` shows.
+        model: as for `chat`.
         text: UTF-8 .txt, .jsonl or .jsonl.gz files to train on.
         out: folder for the smaller model.
         keep: inner units that stay in each layer; 0 keeps half.
@@ -133,7 +133,7 @@ def prune(
         runs_dir: where the run folder with its log goes.
     """
     with _result_folder(out):
-        decoder, encoder = _open(model)
+        decoder, encoder = open_dense(model, "prune")
         try:
             pruner = FFNPruner(decoder, keep or decoder.cfg.ffn_dim // 2, method, generator=_generator(seed))
         except ValueError as error:
@@ -163,7 +163,7 @@ def distill(
     """Train a student on your text with a teacher's next tokens beside the true ones.
 
     Args:
-        student: folder with config.json, safetensors and tokenizer.json, or a name that `tenfold models list` shows.
+        student: as for `chat`.
         teacher: another one, with the same vocabulary.
         text: UTF-8 .txt, .jsonl or .jsonl.gz files to train on.
         out: folder for the trained student.
@@ -177,8 +177,8 @@ def distill(
         runs_dir: where the run folder with its log goes.
     """
     with _result_folder(out):
-        decoder, encoder = _open(student)
-        taught_by, its_encoder = _open(teacher)
+        decoder, encoder = open_dense(student, "distill")
+        taught_by, its_encoder = open_model(teacher)
         if encoder.backend.get_vocab(with_added_tokens=True) != its_encoder.backend.get_vocab(with_added_tokens=True):
             raise UserError(f"{teacher}: another vocabulary than {student}; distillation needs one tokenizer for both")
         if taught_by.cfg.max_len < length:
@@ -224,15 +224,6 @@ def _given(files: tuple[Path, ...]) -> tuple[Path, ...]:
     if not files:
         raise UserError("text: name at least one file")
     return files
-
-
-def _open(model: str) -> tuple[Decoder, Tokenizer]:
-    """A model folder and its tokenizer; the vocabulary must hold all of the tokenizer's ids."""
-    folder = find(model)
-    decoder, encoder = Decoder.from_pretrained(folder, dtype=torch.float32), Tokenizer.load(folder)
-    if encoder.vocab_size > decoder.cfg.vocab_size:
-        raise UserError(f"{folder}: its tokenizer has {encoder.vocab_size} ids, the model {decoder.cfg.vocab_size}")
-    return decoder, encoder
 
 
 @dataclass(frozen=True)
