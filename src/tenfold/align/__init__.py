@@ -53,6 +53,13 @@ _HOME = {
     "Member": "committee",
     "distil": "committee",
     "itec_round": "committee",
+    "read_categories": "safety_categories",
+    "Categories": "safety_categories",
+    "draw_requests": "safety_requests",
+    "read_requests": "safety_requests",
+    "safety_tasks": "safety_requests",
+    "judge_safety": "safety_report",
+    "PhrasePolicy": "safety_policy",
 }
 
 __all__ = list(_HOME)

@@ -15,6 +15,7 @@ from typing import Any
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.serve_format import ApiError, ChatBody, CompletionBody, parse_body
+from tenfold.lm.serve_policy import Policy
 from tenfold.nn import lora
 from tenfold.nn.lora_layer import activate
 
@@ -48,7 +49,11 @@ class ServerLimits:
 
 
 def create_app(
-    models: Mapping[str, LocalChatModel], *, api_key: str | None = None, limits: ServerLimits = ServerLimits()
+    models: Mapping[str, LocalChatModel],
+    *,
+    api_key: str | None = None,
+    limits: ServerLimits = ServerLimits(),
+    policy: Policy | None = None,
 ) -> FastAPI:
     """The web application, for `serve`, a test client or a server of your own.
 
@@ -56,6 +61,8 @@ def create_app(
         models: by the name that the `model` field of a request gives; the first answers where it is left out.
         api_key: what clients must send as `Authorization: Bearer …`; None lets all in.
         limits: of one request.
+        policy: judges requests and answers. What it refuses gets its text, with the finish reason "content_filter"; streams
+            then hold an answer back until it is whole.
     """
     if not models:
         raise ValueError("models: got none, need at least one")
@@ -144,7 +151,7 @@ def create_app(
         parsed = ChatBody.read(await body(request), limits.choices)
         name, model = find(parsed.model)
         ids = await _checked(asyncio.to_thread(model.prompt, parsed.messages, parsed.sampling))
-        return await answer(request, Job(model, name, parsed, ids))
+        return await answer(request, Job(model, name, parsed, ids, policy))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -154,7 +161,7 @@ def create_app(
         if not ids:
             start = model.tokenizer.bos_id if model.tokenizer.bos_id is not None else model.tokenizer.eos_id
             ids = [] if start is None else [start]
-        return await answer(request, Job(model, name, parsed, ids))
+        return await answer(request, Job(model, name, parsed, ids, policy))
 
     return app
 
@@ -169,6 +176,7 @@ def serve(
     api_key: str | None = None,
     limits: ServerLimits = ServerLimits(),
     adapters: Mapping[str, str | Path] | None = None,
+    policy: Policy | None = None,
     **engine: Any,
 ) -> None:
     """Serve until interrupted; running answers get ten seconds to end.
@@ -179,7 +187,7 @@ def serve(
         host: the address to listen at; beyond this machine only with an `api_key`.
         port: TCP port.
         name: of a decoder, in the `model` field of requests.
-        api_key, limits: as in `create_app`.
+        api_key, limits, policy: as in `create_app`.
         adapters: {name: folder} of LoRA adapters for a decoder; NAME:ADAPTER asks for one.
         engine: options of `lm.engine.Engine` for a decoder.
     Raises:
@@ -212,7 +220,7 @@ def serve(
     for served in models.values():
         served.warm_up()
     config = uvicorn.Config(
-        create_app(models, api_key=api_key, limits=limits),
+        create_app(models, api_key=api_key, limits=limits, policy=policy),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=10,

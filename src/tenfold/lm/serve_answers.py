@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
@@ -18,9 +18,11 @@ from tenfold.core.errors import UserError
 from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
 from tenfold.lm.request import NewToken
 from tenfold.lm.serve_format import ApiError, ChatBody, CompletionBody
+from tenfold.lm.serve_policy import FILTERED, Exchange, Policy, verdict
 from tenfold.lm.serve_wire import Wire
 from tenfold.lm.token_stream import EngineBusyError, EngineClosedError, TokenStream
 from tenfold.text.endpoint_errors import ContextLengthError
+from tenfold.text.messages import Message as Turn
 from tenfold.text.tool_calls import OPEN, calls_in, sure_text, tool_names
 
 
@@ -38,18 +40,38 @@ def client_error(error: Exception) -> ApiError:
 
 
 class Job:
-    """One request: its n answers under way, whose pieces arrive in one queue of the event loop."""
+    """One request: its n answers under way, whose pieces arrive in one queue of the event loop.
 
-    def __init__(self, model: LocalChatModel, name: str, body: ChatBody | CompletionBody, ids: Sequence[int]) -> None:
+    Args:
+        model, name: who answers, and what the request called it.
+        body, ids: the request, and its prompt in tokens.
+        policy: judges the request before the model is asked and each whole answer before any of it is handed out.
+    """
+
+    def __init__(
+        self,
+        model: LocalChatModel,
+        name: str,
+        body: ChatBody | CompletionBody,
+        ids: Sequence[int],
+        policy: Policy | None = None,
+    ) -> None:
         self.model, self.name, self.body, self.ids = model, name, body, ids
         self.id, self.created = secrets.token_hex(12), int(time.time())
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Heard]] = asyncio.Queue()
         self._streams: list[TokenStream] = []
         self._cancelled = False
+        self._policy = policy
 
     def start(self) -> None:
         try:
+            if self._policy is not None and (instead := verdict(self._policy, self._exchange())) is not None:
+                for index in range(self.body.n):
+                    for heard in (Piece(instead, None), Ending(FILTERED, len(self.ids), 0, 0)):
+                        self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, heard))
+                self._policy = None  # it has spoken
+                return
             for index in range(self.body.n):
                 if self._cancelled:
                     break
@@ -62,6 +84,9 @@ class Job:
                         self.ids, self.body.sampling, hear, index=index, top_logprobs=self.body.top_logprobs
                     )
                 )
+        except ApiError:
+            self.cancel()
+            raise
         except Exception as error:
             self.cancel()
             raise client_error(error) from error
@@ -72,14 +97,36 @@ class Job:
             stream.cancel()
 
     async def heard(self) -> AsyncIterator[tuple[int, Piece | Ending]]:
-        """(answer, what was heard of it) until all have ended."""
+        """(answer, what was heard of it) until all have ended; with a policy an answer comes when it is whole and passed."""
         going = self.body.n
+        held: list[list[Piece]] = [[] for _ in range(going)]
         while going:
             index, heard = await self._queue.get()
             if isinstance(heard, BaseException):
                 raise client_error(heard if isinstance(heard, Exception) else RuntimeError())
             going -= isinstance(heard, Ending)
-            yield index, heard
+            if self._policy is None:
+                yield index, heard
+            elif isinstance(heard, Piece):
+                held[index].append(heard)
+            else:
+                for each in await self._judged(self._policy, held[index], heard):
+                    yield index, each
+
+    async def _judged(self, policy: Policy, pieces: list[Piece], ending: Ending) -> list[Piece | Ending]:
+        if ending.reason == "cancelled":  # part of an answer, which nobody judged
+            return [ending]
+        answer = "".join(piece.text for piece in pieces)
+        instead = await asyncio.to_thread(verdict, policy, replace(self._exchange(), answer=answer))
+        if instead is None:
+            return [*pieces, ending]
+        return [Piece(instead, None), replace(ending, reason=FILTERED)]
+
+    def _exchange(self) -> Exchange:
+        if isinstance(self.body, ChatBody):
+            return Exchange(self.name, self.body.messages)
+        prompt = self.body.prompt if self.body.ids is None else self.model.tokenizer.decode(list(self.ids))
+        return Exchange(self.name, (Turn("user", prompt),))
 
 
 @dataclass
