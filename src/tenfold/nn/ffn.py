@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tenfold.nn.linear import Linear, cast_once, init_generator
 
-Activation = Literal["swiglu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["swiglu", "gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 
 class FeedForward(nn.Module):
@@ -19,7 +19,7 @@ class FeedForward(nn.Module):
     Args:
         dim: width of input and output.
         hidden: inner width.
-        activation: "swiglu", "gelu" (exact), "gelu_tanh" (its tanh form) or "relu".
+        activation: "swiglu", "gelu" (exact), "gelu_tanh" (its tanh form), "quick_gelu" (x·σ(1.702 x)) or "relu".
         bias: offsets on every projection.
         dropout: share of inner activations dropped in training.
         generator: where the weights are drawn from.
@@ -59,6 +59,8 @@ class FeedForward(nn.Module):
             inner = F.silu(self.gate_proj(x)) * inner
         elif self.activation == "relu":
             inner = F.relu(inner)
+        elif self.activation == "quick_gelu":
+            inner = inner * torch.sigmoid(1.702 * inner)
         else:
             inner = F.gelu(inner, approximate="tanh" if self.activation == "gelu_tanh" else "none")
         return self.down_proj(F.dropout(inner, self.dropout, self.training))
