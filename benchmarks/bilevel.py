@@ -5,14 +5,13 @@ python benchmarks/bilevel.py --threads 1 --out bilevel.json
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from rows import Row, milliseconds, parser, row, write
+from rows import Row, clock, milliseconds, parser, row, time_of, write
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -84,7 +83,7 @@ def step_rows(repeats: int) -> list[Row]:
         "forecast of 96": large.forecast_step,
         "outer of 96": lambda: large.hypergradient("first_order", 1),
     }
-    timings = interleaved(calls, repeats, clock=time.process_time)
+    timings = interleaved(calls, repeats, clock=clock)
     note = (
         f"{milliseconds(timings['outer'])} against {milliseconds(timings['forecast'])}; torch's LSTM has a fused backward "
         "pass, but none that can be differentiated again: there it takes its steps one by one"
@@ -176,7 +175,7 @@ def peer_rows(repeats: int) -> list[Row]:
             "TorchOpt": lambda opt=opt: of_torchopt(opt),
             "higher": lambda opt=opt: of_higher(opt),
         }
-        timings = interleaved(calls, repeats, clock=time.process_time)
+        timings = interleaved(calls, repeats, clock=clock)
         for name in ("TorchOpt", "higher"):
             note = f"{milliseconds(timings['ours'])} against {milliseconds(timings[name])}"
             rows.append(row(f"ten unrolled steps, {opt}: {name} / ours", ratio(timings, name, "ours"), note, 0.8))
@@ -204,7 +203,7 @@ def encoder_row(repeats: int) -> Row:
 
     torch.testing.assert_close(fused(), loop(), rtol=1e-4, atol=1e-5)
     calls = {"fused": lambda: fused().sum().backward(), "loop": lambda: loop().sum().backward()}
-    timings = interleaved(calls, repeats, clock=time.process_time)
+    timings = interleaved(calls, repeats, clock=clock)
     times = f"{milliseconds(timings['fused'])} against {milliseconds(timings['loop'])}, forward and backward"
     note = f"{times}; {series} series of {steps} steps, state {state}"
     return row("encoder: cell in a Python loop / nn.LSTM", ratio(timings, "loop", "fused"), note, 3.0)
@@ -220,7 +219,7 @@ def main() -> None:
         encoder_row(arguments.repeats),
     ]
     what = (
-        f"{SERIES} series of {HISTORY} steps, {HORIZON} to forecast, state {STATE}; processor time. Bars on time and memory "
+        f"{SERIES} series of {HISTORY} steps, {HORIZON} to forecast, state {STATE}; {time_of(arguments.threads)}. Bars on time and memory "
         "that must not be passed stand as the inverse ratio."
     )
     write(arguments.out, "Hypergradients", what, arguments.threads, rows)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from pathlib import Path
 
 import kmeans1d
 import torch
-from rows import Row, milliseconds, parser, row, write
+from rows import Row, clock, milliseconds, parser, row, time_of, write
 
 from tenfold.compress.adapters import AdapterBank
 from tenfold.compress.compressed_folder import save_palettized
@@ -50,7 +49,7 @@ def cluster_rows(repeats: int) -> list[Row]:
             "exact": lambda k=k: [kmeans_1d(x, k) for x in groups],
             "binned": lambda k=k: kmeans_1d_binned(groups, k),
         }
-        timings = interleaved(calls, repeats, warmup=1, clock=time.process_time)
+        timings = interleaved(calls, repeats, warmup=1, clock=clock)
         note = f"{milliseconds(timings['exact'])} against {milliseconds(timings['theirs'])} for {GROUPS} groups of 16 x 768"
         rows.append(row(f"{k} centroids, exact: kmeans1d / ours", ratio(timings, "theirs", "exact"), note, 1.0))
         note = f"{milliseconds(timings['binned'])}; cost at most {100 * extra:.3f} % above the least"
@@ -101,7 +100,7 @@ def main() -> None:
     arguments = parser("palettization and adapters", repeats=5).parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [*cluster_rows(arguments.repeats), *forward_rows(arguments.repeats), size_row(), swap_row(arguments.repeats)]
-    what = "Clusters of normal numbers, processor time; layers of 576 x 1536; weights are random."
+    what = f"Clusters of normal numbers; {time_of(arguments.threads)}; layers of 576 x 1536; weights are random."
     write(arguments.out, "Compression", what, arguments.threads, rows)
 
 

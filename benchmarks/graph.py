@@ -7,12 +7,11 @@ Needs the graphs of `tenfold data get`; those that are absent are left out.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from rows import Row, milliseconds, parser, row, write
+from rows import Row, clock, milliseconds, parser, row, time_of, write
 from torch import Tensor
 
 from tenfold.core import data
@@ -111,7 +110,7 @@ def label_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
         {"ours": lambda: labeller(state, actions), "loops": lambda: python(loops), "unions": lambda: python(unions)},
         repeats,
         warmup=1,
-        clock=time.process_time,
+        clock=clock,
     )
     note = (
         f"{milliseconds(timings['ours'])} against {milliseconds(timings['loops'])}; "
@@ -153,7 +152,7 @@ def action_row(kg: KnowledgeGraph, name: str, repeats: int) -> Row:
         if not all(map(torch.equal, lists(state), (actions.row, actions.rel, actions.dst, actions.ptr))):
             raise AssertionError(f"{name}: the actions differ")
     calls = {"ours": ours, "lists": lambda: [lists(state) for state in states]}
-    timings = interleaved(calls, repeats, warmup=1, clock=time.process_time)
+    timings = interleaved(calls, repeats, warmup=1, clock=clock)
     note = f"{milliseconds(timings['ours'])} against {milliseconds(timings['lists'])} for three steps"
     return row(f"actions, {name}: Python's lists / ours", ratio(timings, "lists", "ours"), note, ACTION_BARS[name])
 
@@ -167,7 +166,7 @@ def main() -> None:
             rows.append(label_row(kg, name, arguments.repeats))
             if name in ACTION_BARS:
                 rows.append(action_row(kg, name, arguments.repeats))
-    what = f"Labels of {QUERIES} queries and actions of {AGENTS} agents; processor time, T = {HORIZON}."
+    what = f"Labels of {QUERIES} queries and actions of {AGENTS} agents, T = {HORIZON}; {time_of(arguments.threads)}."
     write(arguments.out, "Knowledge graphs", what, arguments.threads, rows)
 
 

@@ -13,7 +13,6 @@ import os
 import pickle
 import sys
 import tempfile
-import time
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 from graph import load, some_queries
-from rows import Row, milliseconds, parser, row, write
+from rows import Row, clock, milliseconds, parser, row, time_of, write
 from torch import Tensor
 
 from tenfold.core import data
@@ -165,7 +164,7 @@ def step_row(name: str, repeats: int) -> Row:
     entropy = torch.stack([-(p.softmax(0) * p.log_softmax(0)).sum() for p in logits.split(actions.ptr.diff().tolist())])
     if not torch.allclose(entropy, released.entropy(queries), atol=1e-4):
         raise AssertionError(f"{name}: the walkers differ")
-    timings = interleaved({"ours": ours, "theirs": theirs}, repeats, warmup=1, clock=time.process_time)
+    timings = interleaved({"ours": ours, "theirs": theirs}, repeats, warmup=1, clock=clock)
     note = f"{milliseconds(timings['ours'])} against {milliseconds(timings['theirs'])}, {count} x {ROLLOUTS} agents, T = {horizon}"
     return row(f"RL step, {name}: released MultiHopKG / ours", ratio(timings, "theirs", "ours"), note)
 
@@ -184,7 +183,7 @@ def main() -> None:
         rows = [step_row(name, arguments.repeats) for name in SETTINGS if load(name) is not None]
     what = (
         "MultiHopKG's walker of the published sizes, untrained, with the released code's buckets of rows; forward and backward of "
-        "REINFORCE without dropout. Both have the same weights and actions, their first steps the same entropy; processor time."
+        f"REINFORCE without dropout. Both have the same weights and actions, their first steps the same entropy; {time_of(arguments.threads)}."
     )
     write(arguments.out, "Walks beside the released code", what, arguments.threads, rows)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 import multiprocessing
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 from graph import allowed_actions, known_answers, load, rows_of, some_queries
-from rows import Row, milliseconds, parser, row, write
+from rows import Row, clock, milliseconds, parser, row, time_of, write
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -158,7 +157,7 @@ def step_rows(name: str, repeats: int) -> list[Row]:
         "whole": partial(ours, "whole"),
         "padded": theirs,
     }
-    timings = interleaved(calls, repeats, warmup=1, clock=time.process_time)
+    timings = interleaved(calls, repeats, warmup=1, clock=clock)
     agents = f"{STEP_QUERIES[name]} x {ROLLOUTS} agents"
     measured = []
     for rows in graphs:
@@ -222,10 +221,10 @@ def beam_rows(repeats: int) -> list[Row]:
         if not torch.allclose(scores[: len(found)], expected, rtol=0, atol=1e-4):
             raise AssertionError("the beams differ")
     calls = {"ours": lambda: ours(some), "path": lambda: python(1), "beam": lambda: python(WIDTH)}
-    timings = interleaved(calls, repeats, warmup=1, clock=time.process_time)
-    start = time.process_time()
+    timings = interleaved(calls, repeats, warmup=1, clock=clock)
+    start = clock()
     ours(test)
-    seconds = time.process_time() - start
+    seconds = clock() - start
     rows, each = [], {side: 1e3 * timing.median / len(some) for side, timing in timings.items()}
     for side, how, bar in (("path", "path by path", 10.0), ("beam", "network on a whole beam", None)):
         note = f"{each['ours']:.2f} against {each[side]:.2f} ms a query, {len(some)} of {len(test)} test queries"
@@ -262,7 +261,7 @@ def rank_row(repeats: int) -> Row:
     for name, value in pykeen().items():
         if not math.isclose(value, figures[name], abs_tol=1e-6):
             raise AssertionError(f"{name}: got {figures[name]} and {value}")
-    timings = interleaved({"ours": ours, "pykeen": pykeen}, repeats, warmup=1, clock=time.process_time)
+    timings = interleaved({"ours": ours, "pykeen": pykeen}, repeats, warmup=1, clock=clock)
     note = f"{milliseconds(timings['ours'])} against {milliseconds(timings['pykeen'])}, {len(triples)} queries"
     return row("filtered ranks, fb15k-237: PyKEEN / ours", ratio(timings, "pykeen", "ours"), note)
 
@@ -334,7 +333,7 @@ def main() -> None:
         rows += beam_rows(arguments.repeats)
     if "fb15k-237" in there:
         rows += [rank_row(arguments.repeats), *memory_rows()]
-    what = f"Untrained walkers, T = {HORIZON}; an RL step is forward and backward; processor time."
+    what = f"Untrained walkers, T = {HORIZON}; an RL step is forward and backward; {time_of(arguments.threads)}."
     write(arguments.out, "Walks on knowledge graphs", what, arguments.threads, rows)
 
 

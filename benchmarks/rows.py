@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def row(name: str, value: float, note: str, bar: float | None = None) -> Row:
     print(f"{name:60} {value:7.3f}  {note}", flush=True)
     met = None if bar is None else value >= bar
     return {"name": name, "ratio": value, "bar": None if bar is None else f">= {bar:.2f}", "met": met, "note": note}
+
+
+def clock() -> float:
+    """Seconds: of the processor with one thread, which a loaded machine disturbs less; of the wall with more, since
+    threads that wait for others burn time too."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def time_of(threads: int) -> str:
+    """What `clock` counts, in words."""
+    return "processor time" if threads == 1 else "wall time"
 
 
 def milliseconds(timing: Timing) -> str:

@@ -11,7 +11,7 @@ import time
 
 import pandas as pd
 import torch
-from rows import Row, milliseconds, parser, row, write
+from rows import Row, clock, milliseconds, parser, row, time_of, write
 from torch import Tensor, nn
 
 from tenfold.clinical.cohort import DataNotFound
@@ -81,8 +81,8 @@ def step_rows(repeats: int) -> list[Row]:
             (dssm_loss(model, patient)[0] / PATIENTS).backward()
         _step(optimizers[model])
 
-    timings = interleaved({"ours": ours, "theirs": theirs}, repeats, warmup=2, clock=time.process_time)
-    loop = interleaved({"ours": ours, "loop": one_by_one}, 3, warmup=1, clock=time.process_time)
+    timings = interleaved({"ours": ours, "theirs": theirs}, repeats, warmup=2, clock=clock)
+    loop = interleaved({"ours": ours, "loop": one_by_one}, 3, warmup=1, clock=clock)
     note = (
         f"{milliseconds(timings['theirs'])} against {milliseconds(timings['ours'])}; beside the LSTM ours has an "
         "emission and two gated transition networks over all steps, rolls a state out, and has a hazard network an event: "
@@ -145,7 +145,7 @@ def main() -> None:
         rows += reader_rows(arguments.repeats)
     except DataNotFound as error:
         print(f"left out: readers; {error}")
-    what = f"{PATIENTS} patients, {STEPS} steps, {SLOTS} slots, {len(EVENTS)} events, width {WIDTH}; CPU time of the process, wall time of readers."
+    what = f"{PATIENTS} patients, {STEPS} steps, {SLOTS} slots, {len(EVENTS)} events, width {WIDTH}; {time_of(arguments.threads)}, wall time of readers."
     write(arguments.out, "Deep state-space model", what, arguments.threads, rows)
 
 

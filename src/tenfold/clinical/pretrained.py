@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tenfold.clinical.state_space_config import StateSpaceConfig
 from tenfold.core.config import from_json, read_object, to_json
 from tenfold.core.errors import UserError
-from tenfold.core.model_folder import CONFIG, listed, read_tensors, whole_state, write_folder
+from tenfold.core.model_folder import CONFIG, check_finite, listed, read_tensors, whole_state, write_folder
 
 if TYPE_CHECKING:
     from tenfold.clinical.state_space import DeepStateSpace
@@ -78,8 +78,7 @@ def finite_tensors(folder: Path) -> dict[str, Tensor]:
         UserError: missing or damaged files, numbers that are not finite.
     """
     tensors = read_tensors(folder)
-    if odd := sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())):
-        raise UserError(f"{folder}: weights that are not finite: {listed(odd)}; train it again, or copy it anew")
+    check_finite(folder, tensors.items())
     return tensors
 
 

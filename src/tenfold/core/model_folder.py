@@ -39,6 +39,19 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def check_finite(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse weights that a training that went astray, or a bad copy, left behind.
+
+    Args:
+        folder: whence they come, for the message.
+        tensors: with their names.
+    Raises:
+        UserError: numbers that are not finite.
+    """
+    if odd := sorted(name for name, tensor in tensors if not bool(tensor.isfinite().all())):
+        raise UserError(f"{folder}: weights that are not finite: {listed(odd)}; train it again, or copy it anew")
+
+
 def write_folder(
     folder: Path,
     config: Mapping[str, Any],

@@ -23,7 +23,9 @@ from tenfold.graph.knowledge_graph import KnowledgeGraph
 Method = Literal["auto", "bitset", "sparse"]
 
 DENSE = 4  # a push visits an entity at the cost of so many pair-words of a pull (measured)
-BITSET_BYTES = 256 << 20  # where the bits would take more, "auto" is sparse
+BITSET_BYTES = (
+    256 << 20
+)  # where the bits would take more, "auto" is sparse; so it is where fewer pairs than words are expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,12 @@ class Pairs:
         back = last.argsort(stable=True)
         ptr, back_ptr = torch.searchsorted(first, everyone), torch.searchsorted(last[back], everyone)
         return cls(ptr, last, relation, back_ptr, back_ptr.diff(), first[back], relation[back])
+
+    @cached_property
+    def growth(self) -> float:
+        """By how much a step back widens a frontier: the mean number of predecessors of an entity that an edge came from."""
+        count = self.back_count.double()
+        return float(count.square().sum() / count.sum())
 
 
 class BitSets:
@@ -130,7 +138,7 @@ class Reach:
         owner, target: the query and the entity of every target [N] int64; each query has at least one.
         steps: the largest j.
         through_source: False: a walk neither waits at the source nor comes back to it.
-        method: how the sets are kept; "auto" takes bits as long as they stay small.
+        method: how the sets are kept; "auto" takes bits unless they would be large or hold few entities.
         max_frontier: pairs to look at in one go; more take several.
     Source: a breadth-first search from the targets that pushes from few entities and pulls to all (Beamer et al. 2012,
         "Direction-optimizing breadth-first search"), for 64 queries a word (Then et al. 2014, "The more the merrier").
@@ -153,7 +161,10 @@ class Reach:
         self.through_source, self.max_frontier = through_source, max_frontier
         size, words = len(pairs.ptr) - 1, -(-len(source) // 64)
         if method == "auto":
-            method = "bitset" if (steps + 1) * words * size * 8 <= BITSET_BYTES else "sparse"
+            first = int(pairs.back_count.index_select(0, target).sum())
+            expected = sum(first * pairs.growth**step for step in range(steps))
+            small = (steps + 1) * words * size * 8 <= BITSET_BYTES
+            method = "bitset" if small and expected >= words * size else "sparse"
         level: Sets = KeySets(owner.new_empty(0), size)
         if method == "bitset":
             level = BitSets(owner.new_zeros(words, size))

@@ -19,7 +19,7 @@ from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, read_object, to_json
 from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type
-from tenfold.core.model_folder import listed
+from tenfold.core.model_folder import check_finite
 from tenfold.diffusion.codec import Codec
 from tenfold.diffusion.transformer import ECDiT
 from tenfold.recipes.ec_dit.config import Config, Data, Sampling
@@ -90,8 +90,7 @@ def open_model(path: Path, *, allow_unk: bool | None = None) -> Pipeline:
         ECDiT.from_pretrained(folder / "denoiser"),
         WordEncoder.load(words, allow_unk=allow_unk) if words.is_dir() else None,
     )
-    if odd := [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]:
-        raise UserError(f"{folder}: weights that are not finite: {listed(odd)}; train it again, or copy it anew")
+    check_finite(folder, model.named_parameters())
     own = folder / CODEC
     data = from_json(Data, about["data"], where=f"{folder / PIPELINE}: data")
     codec = own if own.is_dir() else data.codec_folder
