@@ -51,6 +51,7 @@ __all__ = [
     "ToolCall",
     "Usage",
     "complete_all",
+    "run_sync",
 ]
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ def complete_all(
         raise ValueError(f"sampling: got {len(each)} for {len(conversations)} conversations, need one or one each")
 
     calls = zip(conversations, each, strict=True)
-    return _run(gather(model.complete(messages, how, n) for messages, how in calls))
+    return run_sync(gather(model.complete(messages, how, n) for messages, how in calls))
 
 
 class _Loop:
@@ -144,7 +145,8 @@ _shared: _Loop | None = None
 _lock = threading.Lock()
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, from plain code; a notebook's running event loop does not matter."""
     global _shared
     with _lock:
         if _shared is None or not _shared.thread.is_alive():  # a forked process has the object but not the thread
