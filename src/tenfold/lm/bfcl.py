@@ -48,10 +48,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a call is right; the reason if it is not."""
+    """Whether a call is right, true in a condition if it is; the reason if it is not."""
 
     ok: bool
     reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 class Scores(TypedDict):

@@ -1,0 +1,35 @@
+"""Floor 3: tool use that first decides. Registry, retrievers, samples, agent, sandbox, metrics (DEER, arXiv 2402.16696).
+
+Names are loaded when first used: importing the package costs nothing.
+"""
+
+from tenfold.core.lazy import lazy
+
+_HOME = {
+    "Tool": "tool",
+    "ToolRegistry": "tool",
+    "UnknownToolError": "tool",
+    "Issue": "schemas",
+    "parse_call": "calls",
+    "render_call": "calls",
+    "ast_match": "ast_match",
+    "load": "data",
+    "Candidate": "samples",
+    "DecisionSample": "samples",
+    "ToolExamples": "samples",
+    "build_samples": "samples",
+    "read_samples": "samples",
+    "write_samples": "samples",
+    "ToolSampler": "sampler",
+    "render": "render",
+    "parse": "render",
+    "Retriever": "retrieval",
+    "BM25Retriever": "retrieval",
+    "EmbeddingRetriever": "retrieval",
+    "HybridRetriever": "retrieval",
+    "retrieval_report": "retrieval",
+}
+
+__all__ = list(_HOME)
+
+__getattr__ = lazy(__name__, _HOME)
