@@ -67,10 +67,12 @@ class _OpenRow:
 
     pieces: list[Piece] = field(default_factory=list)
     size: int = 0
+    payloads: int = 0
 
     def add(self, piece: Piece) -> None:
         self.pieces.append(piece)
         self.size += _size(piece)
+        self.payloads += _payloads(piece)
 
 
 class Packer:
@@ -85,6 +87,7 @@ class Packer:
         document_mask: False makes a row one segment, with positions running through.
         separator: token put after every document, such as the end-of-text token.
         padding: token that fills rows that are sent out unfilled.
+        most_payloads: segments with a payload that a row of mode "first_fit" takes; a document may have no more.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Packer:
         document_mask: bool = True,
         separator: int | None = None,
         padding: int = 0,
+        most_payloads: int | None = None,
     ) -> None:
         if length < 1:
             raise ValueError(f"length: got {length}, need at least 1")
@@ -104,6 +108,9 @@ class Packer:
             raise ValueError(f"mode: got {mode!r}, need 'concat' or 'first_fit'")
         if open_rows < 1:
             raise ValueError(f"open_rows: got {open_rows}, need at least 1")
+        if most_payloads is not None and (most_payloads < 1 or mode != "first_fit"):
+            raise ValueError(f"most_payloads: got {most_payloads}, need at least 1, and mode 'first_fit'")
+        self.most_payloads = most_payloads
         self.stream = stream
         self.capacity = length + 1
         self.mode = mode
@@ -139,7 +146,8 @@ class Packer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.stream.load_state_dict(state["stream"])
-        self._open = [_OpenRow(row, sum(map(_size, row))) for row in map(_row, state["open"])]
+        rows = map(_row, state["open"])
+        self._open = [_OpenRow(row, sum(map(_size, row)), sum(map(_payloads, row))) for row in rows]
         self._ready = deque(_row(row) for row in state["ready"])
 
     def _segments(self, document: Any) -> Piece:
@@ -153,7 +161,14 @@ class Packer:
                     f"segment of kind {segment.kind}: got {len(segment.ids)} tokens that may not be cut, "
                     f"need at most {self.capacity} (length + 1)"
                 )
+        if self.most_payloads is not None and _payloads(segments) > self.most_payloads:
+            raise ValueError(f"document: got {_payloads(segments)} payloads, need at most {self.most_payloads}")
         return [segment for segment in segments if len(segment.ids)]
+
+    def _takes(self, row: _OpenRow, size: int, payloads: int) -> bool:
+        return row.size + size <= self.capacity and (
+            self.most_payloads is None or row.payloads + payloads <= self.most_payloads
+        )
 
     def _add(self, rest: Piece) -> None:
         """Place a document; rows that are full or pushed out become ready, in that order."""
@@ -162,8 +177,8 @@ class Packer:
                 # The last open row takes what it can; only a segment that may not be cut leaves a gap behind.
                 row = self._open[-1] if self._open else self._new_row()
             else:
-                fullest = self.capacity - min(_size(rest), self.capacity)
-                row = next((row for row in self._open if row.size <= fullest), None) or self._new_row()
+                need = min(_size(rest), self.capacity), _payloads(rest)
+                row = next((row for row in self._open if self._takes(row, *need)), None) or self._new_row()
             piece, rest = _cut(rest, self.capacity - row.size)
             if piece:
                 row.add(piece)
@@ -203,6 +218,10 @@ class Packer:
 
 def _size(piece: Piece) -> int:
     return sum(len(segment.ids) for segment in piece)
+
+
+def _payloads(piece: Sequence[Segment]) -> int:
+    return sum(segment.payload is not None for segment in piece)
 
 
 def _cut(piece: Piece, room: int) -> tuple[Piece, Piece]:

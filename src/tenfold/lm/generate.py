@@ -40,7 +40,7 @@ class Generation:
 @torch.inference_mode()
 def generate(
     model: Decoder,
-    ids: Tensor | Sequence[Sequence[int]],
+    ids: Tensor | Sequence[Sequence[int]] | None = None,
     *,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -51,6 +51,7 @@ def generate(
     seed: int | None = None,
     logprobs: bool = False,
     mask: Tensor | None = None,
+    embeds: Sequence[Tensor] | None = None,
 ) -> Generation:
     """Continue every prompt.
 
@@ -67,12 +68,15 @@ def generate(
             other rows. None draws one number from torch's random state, unless temperature is 0.
         logprobs: also return ln p of each new token.
         mask: bool (B, S), False at padding on either side of the prompts in a tensor `ids`.
+        embeds: the prompts' input vectors (S, D) in place of `ids`, such as those of pictures among words.
     Returns:
         the new tokens.
     Raises:
         ValueError: an option out of range, an empty prompt, prompt and answer beyond the model's max_len.
     """
-    prompts = _prompts(ids, mask)
+    if (ids is None) == (embeds is None):
+        raise ValueError("ids, embeds: need exactly one of them")
+    prompts = _embedded(model, _prompts(ids, mask)) if ids is not None else _checked(embeds)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens: got {max_new_tokens}, need at least 1")
     sampler = _Sampler(len(prompts), SamplingRule(temperature, top_k, top_p), seed)
@@ -95,7 +99,7 @@ def generate(
 
 def _decode(
     model: Decoder,
-    prompts: list[list[int]],
+    prompts: list[Tensor],
     max_new_tokens: int,
     sampler: _Sampler,
     stop: frozenset[int],
@@ -105,11 +109,11 @@ def _decode(
     weight = model.embed_tokens.weight
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
-    padded = torch.tensor([prompt + [prompt[-1]] * (longest - len(prompt)) for prompt in prompts], device=weight.device)
+    padded = torch.stack([torch.cat([prompt, prompt[-1:].expand(longest - len(prompt), -1)]) for prompt in prompts])
     # The last new token is never fed back, so its slot is not needed.
     cache = KVCache(model.cfg, len(prompts), longest + max_new_tokens - 1, weight.dtype, weight.device)
     real = torch.arange(longest, device=weight.device) < torch.tensor(lengths, device=weight.device).unsqueeze(1)
-    hidden = model.hidden(padded, cache=cache, mask=None if real.all() else real)
+    hidden = model.hidden(embeds=padded, cache=cache, mask=None if real.all() else real)
     cache.set_lengths(lengths)
     hidden_BD = hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
 
@@ -154,6 +158,21 @@ class _Sampler:
         """One token a row, (B,) int64; `rows` says which streams the rows of the batch draw from."""
         points = [torch.rand((), generator=self.generators[row], dtype=torch.float64) for row in rows]
         return draw(logits_BV, self.rule, torch.stack(points))
+
+
+def _embedded(model: Decoder, prompts: list[list[int]]) -> list[Tensor]:
+    """The input vectors of token ids."""
+    from tenfold.lm.decoder import check_ids
+
+    rows = torch.tensor([id for prompt in prompts for id in prompt], device=model.embed_tokens.weight.device)
+    check_ids(rows, model.cfg.vocab_size)
+    return list(model.embed_tokens(rows).split([len(prompt) for prompt in prompts]))
+
+
+def _checked(embeds: Sequence[Tensor] | None) -> list[Tensor]:
+    if not embeds or any(prompt.ndim != 2 or not len(prompt) for prompt in embeds):
+        raise ValueError("embeds: got an empty prompt, need (tokens, width) of each, at least one token")
+    return list(embeds)
 
 
 def _prompts(ids: Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> list[list[int]]:

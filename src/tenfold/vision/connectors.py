@@ -137,7 +137,7 @@ def build_connector(
         generator: where the weights are drawn from.
         options: of the connector: `heads` (attn); `depth`, `mlp_depth`, `hidden`, `positions` (cabs).
     Returns:
-        a module from (B, n, D) to (B, k, M), which also takes the grid of other rectangles; `.tokens` is k.
+        a module from (B, n, D) to (B, k, M), which also takes the grid of other rectangles; `.tokens` is k, `.settings` its arguments.
     Raises:
         ValueError: an unknown name, tokens that are no square or more than the grid has a side, sides that do not divide.
     """
@@ -163,7 +163,7 @@ def build_connector(
         count = side * side
     built = CONNECTORS[name](d_in, d_out, side, shape, init_generator(generator), **options)
     built.tokens = count  # type: ignore[assignment]
-    built.name = name  # type: ignore[assignment]
+    built.settings = {"name": name, "d_in": d_in, "d_out": d_out, "tokens": count, "grid": list(shape), **options}  # type: ignore[assignment]
     return built
 
 

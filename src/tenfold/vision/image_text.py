@@ -55,6 +55,11 @@ class ImageTextSet(Sequence[ImageText]):
         return [entry.caption for entry in self._entries]
 
     @property
+    def pictures(self) -> list[Span]:
+        """Where the picture files lie, in order."""
+        return [entry.picture for entry in self._entries]
+
+    @property
     def names(self) -> list[str]:
         """Of all pictures, in order."""
         return [entry.name for entry in self._entries]
