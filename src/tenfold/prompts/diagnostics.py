@@ -218,7 +218,7 @@ def shuffled(values: Sequence[str], seed: int) -> list[str]:
 def of_run(session: Session, state: State) -> dict[str, Any]:
     """What a run shows without asking anything more."""
     from tenfold.prompts.behaviour import Behaviour, steps_shown
-    from tenfold.prompts.result import compare
+    from tenfold.prompts.result import mcnemar_p
 
     reflections = session.journal.of("reflection")
     causes, truths = session.task.causes, session.true_causes()
@@ -246,7 +246,7 @@ def of_run(session: Session, state: State) -> dict[str, Any]:
         common = [id for id in rows[0] if id in rows[1]]
         if common:
             a, b = (np.array([row[id].value for id in common]) for row in rows)
-            p = compare(a, b)[0]
+            p = mcnemar_p(a, b)
             edits.append((valid.get((child.parent, child.reflection or "")), float(np.nanmean(a - b)), p))
     found["one_step_success"] = one_step_success(edits)
     rates = {}

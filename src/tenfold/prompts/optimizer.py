@@ -76,7 +76,7 @@ class PromptOptimizer:
         ValueError: an unknown option, or a wrong value of one.
     """
 
-    method: ClassVar[str] = ""
+    method: ClassVar[str] = "given"
     settings_type: ClassVar[type[Settings]] = Settings
 
     def __init__(
@@ -107,12 +107,11 @@ class PromptOptimizer:
     # What a method is.
 
     async def propose(self, state: State) -> list[Proposal]:
-        """New prompts from the state. Methods override this."""
-        raise NotImplementedError
+        """New prompts from the state; methods override this. Without a method there are only the prompts that were given."""
+        return []
 
     def tally(self, task: Task, tally: Tally) -> None:
-        """Count what a step will ask where every proposal is a candidate. Methods override this."""
-        raise NotImplementedError
+        """Count what a step will ask where every proposal is a candidate; methods override this."""
 
     # The search.
 

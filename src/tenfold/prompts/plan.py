@@ -154,7 +154,7 @@ def _refusal(
         return f"it may take {tokens} tokens, max_tokens is {budget.max_tokens}"
     if budget.max_usd is not None:
         if usd is None:
-            return "max_usd needs the prices of both models"
+            return "max_usd needs the prices of both models (--target-price IN OUT, dollars per million tokens)"
         if usd > budget.max_usd and not math.isclose(usd, budget.max_usd):
             return f"it may cost {usd:.4g} dollars, max_usd is {budget.max_usd:g}"
     if capped and wanted and steps == 0:

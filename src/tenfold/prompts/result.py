@@ -157,22 +157,32 @@ def choose_final(texts: Sequence[str], scores: np.ndarray, *, seed: int = 0) -> 
 
 def differ(a: np.ndarray, b: np.ndarray, seed: int = 0) -> bool:
     """Whether two prompts differ on the same examples by a paired test at 0.05."""
-    p, interval = compare(a, b, seed)
-    return p <= SIGNIFICANT if p is not None else interval is not None and (interval[0] > 0 or interval[1] < 0)
+    p = mcnemar_p(a, b)
+    if p is not None:
+        return p <= SIGNIFICANT
+    interval = compare(a, b, seed)[1]
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
+
+
+def mcnemar_p(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Exact McNemar p of right and wrong answers to the same examples; None where scores are graded."""
+    common = ~(np.isnan(a) | np.isnan(b))
+    one, two = a[common], b[common]
+    if not len(one) or not np.isin(np.concatenate([one, two]), (0.0, 1.0)).all():
+        return None
+    return mcnemar(int(((one == 1) & (two == 0)).sum()), int(((one == 0) & (two == 1)).sum())).p_value
 
 
 def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float | None, tuple[float, float] | None]:
-    """Exact McNemar p of right and wrong answers, and the paired bootstrap's 95 % interval of the mean difference from 30 examples on.
+    """McNemar's p, and the paired bootstrap's 95 % interval of the mean difference from 30 common examples on.
 
     Returns:
-        (p, interval); p is None where scores are graded, the interval where there are fewer than 30 common examples.
+        (p, interval); p is None where scores are graded, the interval where there are fewer examples.
     """
     common = ~(np.isnan(a) | np.isnan(b))
     one, two = a[common], b[common]
     interval = None if len(one) < LEAST_BOOTSTRAP else paired_bootstrap(one, two, seed=seed).ci95
-    if not len(one) or not np.isin(np.concatenate([one, two]), (0.0, 1.0)).all():
-        return None, interval
-    return mcnemar(int(((one == 1) & (two == 0)).sum()), int(((one == 0) & (two == 1)).sum())).p_value, interval
+    return mcnemar_p(a, b), interval
 
 
 async def make_result(search: PromptOptimizer, state: State) -> Result:
@@ -187,6 +197,11 @@ async def make_result(search: PromptOptimizer, state: State) -> Result:
     looked = [best] if best is baseline or not search.settings.test_baseline else [best, baseline]
     rows = [np.array(row) for row in await session.look_at_test(looked)]
     test = _test_summary(best, baseline, rows)
+    looked_at = {"best": best, "baseline": baseline} if len(looked) == 2 else {"best": best}
+    test["items"] = {
+        name: {id: None if math.isnan(o.value) else o.value for id, o in session.known(c, "test").items()}
+        for name, c in looked_at.items()
+    }
     session.journal.record("test", chosen=best.id, given=baseline.id, looks=session.looks, **test)
     return Result(
         search.method,
@@ -245,7 +260,8 @@ def _per_1000(mean: float, prompt: str) -> float | None:
 def about(search: PromptOptimizer, session: Session) -> dict[str, Any]:
     """The task and the models in words."""
     task = session.task
-    simulated = any(getattr(model, "simulator", False) for model in (search.target, search.optimizer))
+    both = (search.target, search.optimizer)
+    simulated = any(getattr(model, "simulator", False) or model.name.startswith("simulator") for model in both)
     return {
         "description": task.description,
         "placement": task.placement,

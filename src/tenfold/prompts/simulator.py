@@ -185,6 +185,9 @@ class SimOptimizer:
 
     def _reflect(self, said: str, world: World, draw: random.Random) -> str:
         replies = parse_tags(said, "reply") or [""]
+        if world_of(said) is None:  # no example: nothing tells the world, so the priors of all are named
+            text = " ".join(each.skills[-1].blame for each in WORLDS.values())
+            return _tag("reason", text if draw.random() < self.beta else "Nothing in the reply explains the error.")
         wanted = re.search(r"Give (\d+) different reasons", said)
         reasons = []
         for index in range(int(wanted[1]) if wanted else 1):

@@ -12,6 +12,7 @@ from tenfold.core.config import did_you_mean
 from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.lm.tasks import read_lines
+from tenfold.prompts.causes import GENERAL
 from tenfold.prompts.examples import Example
 from tenfold.prompts.scorers import Scorer
 from tenfold.prompts.task import SPLITS, Placement, Split, Task, is_answerable
@@ -72,7 +73,7 @@ def load_bbh(task: str, split: Split | None = None, **options: Any) -> Any:
         if split not in SPLITS:
             raise ValueError(f"split: got {split!r}, need train, val or test")
         return tuple(rows[split])
-    made = {"description": _DESCRIPTIONS.get(name, "Answer the question."), **options}
+    made = {"description": _DESCRIPTIONS.get(name, "Answer the question."), "causes": GENERAL, **options}
     splits: dict[str, Any] = {each: tuple(rows[each]) for each in SPLITS}
     return Task(f"bbh/{name}", **splits, **made)
 
@@ -155,6 +156,7 @@ def load_table(
         "placement": placement,
         "description": description,
         "max_tokens": max_tokens,
+        "causes": GENERAL,
     }
     splits: dict[str, Any] = {each: tuple(examples[each]) for each in SPLITS}
     return Task(path.stem, **splits, **options)

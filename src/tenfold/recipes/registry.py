@@ -95,6 +95,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2403.09611",
         "image-text model, few-shot answers, ablation runner",
         "tenfold.recipes.mm1",
+        "works",
     ),
     Recipe(
         "deer",
@@ -109,6 +110,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2402.02101",
         "prompts optimized for a task and a model, diagnosis of optimizers",
         "tenfold.recipes.abo",
+        "works",
     ),
 )
 

@@ -1,0 +1,57 @@
+"""The presets; every one says what it should reach and how long it takes."""
+
+from __future__ import annotations
+
+from tenfold.recipes.abo.config import Config, Data, Models, Probes, Search
+
+PRESETS: dict[str, Config] = {
+    "tiny": Config(
+        search=Search(calls=800, keep=1),
+        probes=Probes(reflections=100, paraphrases=4),
+        methods=("given", "apo", "opro", "abo", "abo-ablation"),
+    ),
+    "laptop": Config(
+        search=Search(calls=3000),
+        probes=Probes(bandit=400),
+        methods=("given", "random", "ape", "iterative-ape", "apo", "apo-sum", "pe2", "opro", "abo", "abo-ablation"),
+        seeds=(0, 1, 2, 3, 4),
+        workers=2,
+    ),
+    "smollm2": Config(
+        models=Models(target="serve:smollm2-135m-instruct", timeout=600.0),
+        data=Data(tasks=("bbh/object_counting", "bbh/navigate"), train=20, val=10, test=30, max_tokens=40),
+        search=Search(
+            calls=120,
+            proposals=4,
+            minibatch=6,
+            keep=1,
+            start="Let's think step by step.",
+            optimizer_tokens=160,
+            abo_rounds=1,
+            verify=4,
+            max_prompt_chars=2000,
+        ),
+        probes=Probes(reflections=10, paraphrases=4),
+        methods=("given", "few-shot-cot", "ape", "apo", "opro", "abo"),
+        seeds=(0, 1),
+    ),
+    # The paper's protocol as far as it is known: four tasks, GPT-family optimizers. Never run.
+    "paper": Config(
+        models=Models(target="llama-2-70b-chat", optimizer="gpt-4"),
+        data=Data(
+            tasks=("bbh/object_counting", "bbh/navigate", "bbh/snarks", "bbh/question_selection"), max_tokens=512
+        ),
+        search=Search(calls=20_000, keep=4, minibatch=64, start="Let's think step by step."),
+        probes=Probes(reflections=100),
+        methods=("given", "few-shot-cot", "iterative-ape", "apo", "apo-sum", "pe2", "opro", "abo", "abo-ablation"),
+        seeds=(0, 1, 2),
+    ),
+}
+EXPECTED = {
+    "tiny": "on a simulator: behaviour optimization solves both tasks where edits by reflection hardly move them; one seed, no claim; under a minute",
+    "laptop": "on a simulator, five seeds: the same with intervals, ten methods at 3000 calls, how well the diagnoses recover a known "
+    "prior, and how often each selector finds the best of forty arms; about ten minutes on two cores (an estimate)",
+    "smollm2": "SmolLM2-135M-Instruct as target and optimizer through `tenfold afm serve`, two tasks of BIG-Bench Hard, at most 120 "
+    "calls to the target a run, two seeds; under an hour on two idle cores (an estimate); needs TENFOLD_DATA",
+    "paper": "the paper's tasks with models of your own at OPENAI_BASE_URL (models.target, models.optimizer); never run",
+}

@@ -1,0 +1,344 @@
+"""What a user does: plan a search, run it, go on with it, diagnose it, check its prompt on a changed model, compare methods, serve."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from tenfold.core.atomic import write_atomic
+from tenfold.core.config import need
+from tenfold.core.errors import UserError
+from tenfold.core.run import Run
+from tenfold.core.statistics import wilson
+from tenfold.prompts.evaluate import evaluate
+from tenfold.prompts.plan import Plan
+from tenfold.prompts.probes import probe_paraphrases, probe_reflections
+from tenfold.prompts.report import diagnostic_rows, write_report
+from tenfold.prompts.result import Result
+from tenfold.prompts.result import compare as compare_scores
+from tenfold.prompts.session import billed
+from tenfold.recipes.abo.asked import (
+    Asked,
+    Asks,
+    budget_of,
+    keep_asked,
+    models_of,
+    prompts_of,
+    read_asked,
+    search_of,
+    task_of,
+)
+from tenfold.recipes.abo.config import Config, Data, Method, Models, Probes, Search
+from tenfold.text.chat import run_sync
+from tenfold.text.messages import ChatModel
+
+ASKED = Asked()
+
+
+def plan(asked: Asks = ASKED) -> None:
+    """Say how many calls, tokens and dollars a search takes at most; nothing is asked of any model."""
+    task = task_of(asked)
+    with models_of(asked) as models:
+        made = search_of(asked, models, task, None).plan(task, prompts_of(asked))
+    _print_plan(made)
+
+
+def optimize(asked: Asks = ASKED, out: Path | None = None) -> None:
+    """Search for a better prompt within a budget: prints the plan, refuses to start where it could exceed, writes a report.
+
+    Args:
+        out: the run's folder, new or of the same search; none: below TENFOLD_RUNS, else ./runs.
+    """
+    task = task_of(asked)
+    prompts = prompts_of(asked)
+    with models_of(asked) as models:
+        made = search_of(asked, models, task, None).plan(task, prompts)
+        _print_plan(made)
+        if made.refusal is not None:
+            raise UserError(f"optimize: {made.refusal}; give more, or lower --calls, --proposals or the splits (--val, --test)")
+        folder = _new_folder() if out is None else out
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "asked.json").exists():
+            keep_asked(replace(asked, start=tuple(prompts)), folder)
+        _work(asked, task, models, prompts, folder)
+
+
+def resume(run: Path, /, budget_usd: float | None = None, budget_seconds: float | None = None) -> None:
+    """Go on with a search that was interrupted, exactly as if it had not been.
+
+    Args:
+        run: its folder.
+        budget_usd: a new cap in dollars, over all its processes; none: the old one.
+        budget_seconds: a new cap on time, of this process; none: the old one.
+    """
+    asked = read_asked(run)
+    changed = {
+        name: value
+        for name, value in (("budget_usd", budget_usd), ("budget_seconds", budget_seconds))
+        if value is not None
+    }
+    asked = replace(asked, **changed)  # type: ignore[arg-type]
+    with models_of(asked) as models:
+        _work(asked, task_of(asked), models, list(asked.start), run)
+
+
+def _work(asked: Asked, task: Any, models: tuple[ChatModel, ChatModel], prompts: list[str], folder: Path) -> None:
+    print(f"run: {folder} (if it is cut off: tenfold abo resume {folder})", flush=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            result = search_of(asked, models, task, folder).optimize(task, prompts)
+    except Timeout:
+        raise UserError(f"another process is working in {folder}") from None
+    _print_result(result, folder)
+
+
+def diagnose(
+    run: Path,
+    /,
+    reflections: int = 0,
+    paraphrases: int = 0,
+    target_model: str | None = None,
+    optimizer_model: str | None = None,
+) -> None:
+    """Say why a search worked or did not: from what it left, and with --reflections and --paraphrases by new questions to its models.
+
+    Args:
+        run: a finished run of optimize.
+        reflections: on single errors of the starting prompt, and as many on controls.
+        paraphrases: prompts of the starting prompt's meaning that are tried on val, at least 2.
+        target_model, optimizer_model: in place of the run's.
+    """
+    need("--reflections", reflections, 0)
+    if paraphrases == 1:
+        raise UserError("--paraphrases: got 1, need 0 or at least 2")
+    need("--paraphrases", paraphrases, 0)
+    result = Result.open(run)
+    found: dict[str, Any] = dict(result.diagnostics)
+    if reflections or paraphrases:
+        asked = read_asked(run)
+        asked = replace(asked, target_model=target_model or asked.target_model, optimizer_model=optimizer_model or asked.optimizer_model)  # fmt: skip
+        task, folder = task_of(asked), run / "probes"
+        with models_of(asked) as models:
+            how: dict[str, Any] = {"seed": asked.seed, "budget": budget_of(asked, models)}
+            if reflections:
+                part = folder / "reflections"
+                part.mkdir(parents=True, exist_ok=True)
+                probe = run_sync(
+                    probe_reflections(task, *models, result.baseline.text, n=reflections, folder=part, **how)
+                )
+                found |= {name: value for name, value in probe.to_json().items() if name in ("prior_bias", "nmi", "nmi_p") and value is not None}  # fmt: skip
+                found["causes"] = probe.to_json()["real"]
+            if paraphrases:
+                part = folder / "paraphrases"
+                part.mkdir(parents=True, exist_ok=True)
+                gain = result.best.scores["val"]["mean"] - result.baseline.scores["val"]["mean"]
+                noise = run_sync(
+                    probe_paraphrases(task, *models, result.baseline.text, m=paraphrases, gain=gain, folder=part, **how)
+                )
+                found["paraphrase_sensitivity"] = {name: noise[name] for name in ("std", "range", "n", "within_noise")}
+        write_atomic(run / "diagnostics.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_report(replace(result, diagnostics=found), run / "report.html")
+    if result.about["simulator"]:
+        print("a simulated model took part: these figures say nothing about language models")
+    for name, value, meaning in diagnostic_rows(found):
+        print(f"{name:44} {value:>8}  {meaning}")
+    print(run / "report.html")
+
+
+def check(
+    run: Path,
+    /,
+    target_model: str | None = None,
+    least: float | None = None,
+    limit: int | None = None,
+    base_url: str | None = None,
+) -> None:
+    """Score a run's prompt again on its test examples, for a changed model or in CI; ends with 1 where it is worse.
+
+    Args:
+        run: a finished run of optimize.
+        target_model: the model now; none: the run's.
+        least: the share right that it must reach; none: it must not be worse than it was by McNemar's test (p < 0.05).
+        limit: the first so many test examples.
+        base_url: of the model now.
+    """
+    need("--least", least, 0, 1)
+    need("--limit", limit, 1)
+    result, asked = Result.open(run), read_asked(run)
+    asked = replace(asked, target_model=target_model or asked.target_model, optimizer_model="target", base_url=base_url or asked.base_url)  # fmt: skip
+    task = task_of(asked)
+    with models_of(asked) as models:
+        matrix = evaluate([result.best.text], task, "test", models[0], limit=limit)
+    now = matrix.scores[0]
+    kept = result.test["items"]["best"]
+    before = np.array([np.nan if kept.get(id) is None else kept[id] for id in matrix.ids])
+    right = now[~np.isnan(now)]
+    interval = wilson(round(float(right.sum())), len(right))
+    p, _ = compare_scores(now, before)
+    mean = float(right.mean())
+    was = float(np.nanmean(before))
+    print(f"{task.name}: {mean:.3f} [{interval.low:.3f}, {interval.high:.3f}] of {len(right)} examples with {models[0].name}; it was {was:.3f} with {result.about['target']}" + ("" if p is None else f", McNemar p = {p:.3g}"))  # fmt: skip
+    if least is not None and mean < least:
+        raise SystemExit(f"check: {mean:.3f} is below --least {least:g}")
+    if least is None and mean < was and p is not None and p < 0.05:
+        raise SystemExit(
+            f"check: worse than it was ({mean:.3f} after {was:.3f}, p = {p:.3g}); run tenfold abo optimize anew for this model"
+        )
+
+
+def compare(
+    tasks: tuple[str, ...],
+    /,
+    target_model: str,
+    optimizer_model: str = "target",
+    methods: tuple[Method, ...] = ("given", "ape", "apo", "opro", "abo"),
+    seeds: int = 3,
+    calls: int = 1000,
+    start: str = "Let's think step by step.",
+    train: int | None = None,
+    val: int | None = None,
+    test: int | None = None,
+    max_tokens: int = 256,
+    reflections: int = 30,
+    paraphrases: int = 4,
+    workers: int = 1,
+    concurrency: int = 16,
+    runs_dir: Path | None = None,
+) -> None:
+    """Compare methods at equal calls over several seeds: a table, claims with intervals, a report.
+
+    Args:
+        tasks: bbh/NAME, sim/NAME, or tables of your own (.csv, .tsv, .jsonl with columns input and target).
+        target_model, optimizer_model: as in optimize.
+        methods: what is compared; "given" is the starting prompt alone.
+        seeds: how many, from 0.
+        calls: requests to the target in a search, the look at test included.
+        start: the prompt that all begin with.
+        train, val, test: the first so many examples of each split; none: all.
+        max_tokens: of a reply of the target.
+        reflections: of the probe of the optimizer, on real errors and on controls; 0: none.
+        paraphrases: of the starting prompt; 0: none.
+        workers: searches side by side, with the simulator.
+        concurrency: requests under way.
+        runs_dir: where the run's folder goes; none: TENFOLD_RUNS, else ./runs.
+    """
+    from tenfold.recipes.abo.experiment import check as check_config
+    from tenfold.recipes.abo.experiment import train as run_experiment
+    from tenfold.recipes.abo.findings import score_table
+
+    need("--seeds", seeds, 1, 1000)
+    config = Config(
+        Models(target_model, optimizer_model, concurrency=concurrency),
+        Data(tasks, train, val, test, max_tokens),
+        Search(calls=calls, start=start),
+        Probes(reflections=reflections, paraphrases=paraphrases),
+        methods if "given" in methods else ("given", *methods),
+        tuple(range(seeds)),
+        workers,
+    )
+    check_config(config)
+    run = Run.create("abo", "compare", config, runs_dir, title="abo: prompt optimizers at equal calls", paper="Are Large Language Models Good Prompt Optimizers?, arXiv 2402.02101")  # fmt: skip
+    print(f"run: {run.path} (if it is cut off: tenfold abo train --resume {run.path})", flush=True)
+    with ExitStack() as stack:
+        stack.callback(run.close)
+        stack.enter_context(FileLock(run.path / ".training.lock", blocking=False))
+        run_experiment(config, run)
+    rows = [json.loads(file.read_text()) for file in sorted((run.path / "stages").glob("*.json"))]
+    shown = ("method", "test", "95 % of all items", "p against given", "target calls")
+    for line in score_table(config, rows):
+        print(
+            f"{line['task']:28} "
+            + "  ".join(f"{line[name] if line[name] is not None else '–'!s:>16}" for name in shown)
+        )
+    print(f"report: {run.path / 'report.html'}")
+
+
+def serve(
+    model: str = "sim", /, port: int = 8001, faults: float = 0.0, latency: float = 0.0, beta: float = 0.7, seed: int = 0
+) -> None:
+    """Serve the simulator or a local model on this machine with OpenAI's API, with faults on demand, to try searches against.
+
+    Args:
+        model: "sim" serves simulator-target and simulator-optimizer; else a name of `tenfold models list` or a folder.
+        port: TCP port; 0 takes a free one.
+        faults: share of requests that are answered with an error, a broken body or a cut connection.
+        latency: seconds before every answer.
+        beta: of the simulated optimizer.
+        seed: of the simulator and of the faults.
+    """
+    from tenfold.prompts.fault_server import Faults
+    from tenfold.prompts.fault_server import serve as serve_models
+    from tenfold.prompts.simulator import SimOptimizer, SimTarget
+
+    wrong = Faults(faults, latency=latency, seed=seed)
+    if model == "sim":
+        serve_models(
+            {"simulator-target": SimTarget(seed), "simulator-optimizer": SimOptimizer(beta, seed)}, port, wrong
+        )
+        return
+    from tenfold.lm.chat import LocalChatModel
+
+    with LocalChatModel.from_pretrained(model) as local:
+        serve_models({local.name: local}, port, wrong)
+
+
+def _new_folder() -> Path:
+    root = Path(os.environ.get("TENFOLD_RUNS") or "runs") / "abo"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-optimize"
+    attempt = 1
+    while (path := root / (name if attempt == 1 else f"{name}-{attempt}")).exists():
+        attempt += 1
+    return path
+
+
+def _print_plan(made: Plan) -> None:
+    usd = "no price given" if made.usd is None else f"{made.usd:.4f} US dollars"
+    print(f"plan: {made.method}, at most {made.target_calls} calls to the target ({made.test_calls} of them the one look at test) and {made.optimizer_calls} to the optimizer")  # fmt: skip
+    print(
+        f"      {made.steps} of {made.asked_steps} steps fit, {made.proposals} proposals; about {made.tokens} tokens, {usd} (estimates)"
+    )
+    if made.refusal is not None:
+        print(f"      it will not start: {made.refusal}")
+
+
+def _print_result(result: Result, folder: Path) -> None:
+    test = result.test
+    if result.about["simulator"]:
+        print("simulator: a simulated model took part, these figures say nothing about language models")
+    best = test["best"]
+    if result.best.id == result.baseline.id:
+        print(
+            f"no prompt was found that is better than the given one: test {best['mean']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
+        )
+    else:
+        base = test["baseline"]
+        p = "" if test["p_value"] is None else f", McNemar p = {test['p_value']:.3g}"
+        print(f"test: {best['mean']:.3f} [{best['low']:.3f}, {best['high']:.3f}] against {base['mean']:.3f} of the given prompt{p}; val was {test['optimism']:+.3f} off")  # fmt: skip
+    spent = billed(folder)
+    print(f"calls: {result.cost['target']['calls']} target, {result.cost['optimizer']['calls']} optimizer; sent {spent['calls']}, {spent['usd']:.4f} US dollars; {result.ended}")  # fmt: skip
+    print("prompt:\n" + _plain(result.best.text or "(no words)"))
+    print(f"report: {folder / 'report.html'}")
+
+
+def _plain(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(char if char == "\n" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+VERBS = {
+    "optimize": optimize,
+    "plan": plan,
+    "resume": resume,
+    "diagnose": diagnose,
+    "check": check,
+    "compare": compare,
+    "serve": serve,
+}
