@@ -55,7 +55,7 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "simulated: one seed, 3000 series, 120 labels: weights move to the useful tasks; under a minute on two cores",
     "sim": "simulated: 16 modes, five seeds: weights find the planted tasks; 5 minutes on two cores (an estimate)",
-    "sim-raw": "simulated, loud variables: scaling each task's loss rescues the selection; 2 minutes on two cores (an estimate)",
+    "sim-raw": "simulated, loud variables: scaling each task's loss rescues the selection; 2 minutes on two cores",
     "death48": "5939 stays in intensive care, death in hospital at 100 to 1 % of the labels, transfer to long stays, five seeds; 15 minutes on two cores (an estimate)",
     "laptop": "sim and death48 in one run, five seeds; 28 minutes on two cores",
     "own": "your tables or MEDS folder (--data.path, --data.events), the modes of death48; time as death48 by number of subjects",
