@@ -38,7 +38,7 @@ from tenfold.recipes.afm.chain import save_model
 from tenfold.recipes.afm.config import Config, Data, Model, Stage, Stages
 from tenfold.recipes.afm.corpus import write_corpus
 from tenfold.recipes.afm.opening import open_dense, open_model, with_adapters
-from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, Compression, ITeC, LoRA, Post, Reward, Sampled, Toy
+from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, Compression, ITeC, LoRA, Post, Reward, Safety, Sampled, Toy
 from tenfold.text.messages import Message
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -310,6 +310,7 @@ def small_config(text: Path) -> Config:
     post = Post(
         seeds=2,
         toy=Toy(("copy", "sort_digits"), learned=20, held_out=8, draws=2, chatty=0.5),
+        safety=Safety(learned=8, share=0.25, held_out=8, max_tokens=4),
         sft=SFT(**tuned),
         answers=Sampled(max_tokens=8),
         reward=Reward(**tuned),
@@ -354,7 +355,12 @@ def test_the_chain_aligns_compresses_and_adapts(
     assert "after pre-training, stage by stage" in printed
     names = [claim.name.split(" above")[0] for claim in result.claims]
     assert names[:5] == ["rejection sampling", "DPO", "MDLOO", "MDLOO", "MDLOO"] and "iTeC committee" in names
-    assert len(names) == 10 and all(claim.seeds == 2 for claim in result.claims)
+    assert len(names) == 11 and all(claim.seeds == 2 for claim in result.claims)
+    safety = table(run, "safety")
+    assert [row["stage"] for row in safety] == [row["stage"] for row in table(run, "after pre-training")][:-1]
+    assert all(row["violations"].endswith(" of 8") for row in safety)  # 4 requests to refuse in each of 2 seeds
+    card = (run.path / "models" / "compressed" / "README.md").read_text()
+    assert "### safety" in card and "with the recovery adapter" in card and "### claims" in card
     stages = table(run, "after pre-training")
     assert len(stages) == 10 and float(stages[-2]["bits a weight"]) <= 7.2
     models = {path.name for path in (run.path / "models").iterdir()}

@@ -5,7 +5,7 @@ pre-training): does each stage beat what it is compared with? 85M, 3B (also name
 paper's sizes, pre-training alone.
 """
 
-from tenfold.recipes.afm import align_verbs, compress_verbs, verbs
+from tenfold.recipes.afm import align_verbs, compress_verbs, safety, swap, verbs
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.evaluation import eval_
 from tenfold.recipes.afm.experiment import check, train
@@ -17,6 +17,8 @@ VERBS = {
     **verbs.VERBS,
     **align_verbs.VERBS,
     **compress_verbs.VERBS,
+    **safety.VERBS,
+    **swap.VERBS,
     "eval": eval_,
     "chat": chat,
     "serve": serve,

@@ -24,7 +24,9 @@ from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import material, tuning
 from tenfold.recipes.afm.chain import save_model
 from tenfold.recipes.afm.opening import MODEL, open_dense, place_of
-from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, ITeC, Reward, Sampled, Toy, Tuning
+from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, ITeC, Reward, Safety, Sampled, Toy, Tuning
+from tenfold.recipes.afm.printing import print_rows
+from tenfold.recipes.afm.safety_set import NOTE, SafetySet, counts, pooled
 from tenfold.recipes.afm.teaching import itec_rounds
 from tenfold.recipes.afm.verb_run import ANEW, Flat, Goes, asked_of, working_in
 from tenfold.text.tokenizer import Tokenizer
@@ -40,15 +42,22 @@ class SFTJob(SFT):
     Args:
         model: a folder such as RUN/models/NAME, the run of a verb, or a name that `tenfold models list` shows.
         data: JSON lines of conversations with the columns of OpenAI or trl (messages; prompt and completion); "toy" for
-            made-up instructions, "gsm8k" for arithmetic problems.
+            made-up instructions, "gsm8k" for arithmetic problems, "extract" and "summarize" for orders and messages.
         toy: the made-up ones.
+        safety: requests to refuse and look-alikes to answer beside them, and before and after how many are violated.
         seed: of order, dropout and split.
     """
 
     model: Annotated[str, tyro.conf.Positional] = ""
     data: str = material.TOY
     toy: Toy = field(default_factory=Toy)
+    safety: Safety = field(default_factory=Safety)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.safety.share:
+            raise ValueError("safety.share: sft judges no answers, need 0")
 
 
 def sft(job: Annotated[SFTJob, Flat] = SFTJob(), going: Goes = ANEW) -> None:
@@ -57,16 +66,25 @@ def sft(job: Annotated[SFTJob, Flat] = SFTJob(), going: Goes = ANEW) -> None:
     model, tokenizer = _opened("sft", job.model, job)
     learned, held_out = material.fine_tuning_rows(job.data, job.toy, tokenizer, job.length, job.seed)
     tasks = held_out_tasks(job.data, job.toy, job.seed)
+    safety = SafetySet.of(job.safety, job.seed)
+    learned += safety.samples(tokenizer, job.length)
     with working_in("sft", job, run, going, "afm sft: a model that follows instructions") as run:
 
         def measure() -> dict[str, float]:
             return loss_and_accuracy(model, tokenizer, held_out, tasks, job.toy)
 
-        before = tuning.once(run, "before", measure)
+        def asked() -> dict[str, list[int]]:
+            return counts(safety.measure(model, tokenizer)) if job.safety.held_out else {}
+
+        before, unsafe = tuning.once(run, "before", measure), tuning.once(run, "safety-before", asked)
         tuning.fine_tune(job, run, "sft", model, learned, job.seed)
-        after = tuning.once(run, "after", measure)
+        after, safer = tuning.once(run, "after", measure), tuning.once(run, "safety-after", asked)
         show_learning(run, "sft", {"ce": "loss, nats a learned token"})
         compare(run, before, after, len(learned), "rows learned from")
+        if job.safety.held_out:
+            lines = [{"model": "before", **pooled([unsafe])}, {"model": "after", **pooled([safer])}]
+            run.table("safety", lines, note=NOTE)
+            print_rows("safety", lines)
         _finish(run, model, tokenizer, tasks)
 
 
@@ -289,7 +307,7 @@ def _opened(verb: str, model: str, settings: Tuning | MDLOO) -> tuple[Decoder, T
 
 def held_out_tasks(data: str, toy: Toy, seed: int) -> list[Task]:
     """Held-out tasks where the data have such; with the seed of `fine_tuning_rows` none of them is learned from."""
-    return material.find_tasks(data, toy, 1, seed).held_out if data in (material.TOY, material.GSM8K) else []
+    return material.find_tasks(data, toy, 1, seed).held_out if data in material.WITH_CHECKS else []
 
 
 def _scorer(reward: str | None, tasks: Sequence[Task]) -> Scorer:
@@ -305,11 +323,16 @@ def _need_answers(tasks: Sequence[Task], otherwise: str) -> None:
 
 
 def loss_and_accuracy(
-    model: Decoder, tokenizer: Tokenizer, held_out: Sequence[Sample], tasks: Sequence[Task], toy: Toy
+    model: Decoder,
+    tokenizer: Tokenizer,
+    held_out: Sequence[Sample],
+    tasks: Sequence[Task],
+    toy: Toy,
+    max_tokens: int = MEASURED.max_tokens,
 ) -> dict[str, float]:
     """Loss on held-out rows and, where there are tasks, the share of them answered right."""
     loss = {"loss, nats a learned token": material.mean_loss(model, held_out)}
-    return loss | _accuracy(model, tokenizer, tasks, toy, MEASURED.max_tokens)
+    return loss | _accuracy(model, tokenizer, tasks, toy, max_tokens)
 
 
 def _accuracy(

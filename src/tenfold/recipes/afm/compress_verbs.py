@@ -24,7 +24,6 @@ from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import compressing, material, tuning
 from tenfold.recipes.afm.align_verbs import (
-    MEASURED,
     SHOWN,
     compare,
     held_out_tasks,
@@ -34,7 +33,7 @@ from tenfold.recipes.afm.align_verbs import (
 from tenfold.recipes.afm.compressing import DENSE_BITS, ROWS, Text
 from tenfold.recipes.afm.corpus import ENGLISH, windows
 from tenfold.recipes.afm.opening import ADAPTERS, MODEL, RECOVERY, open_dense, open_model, recovery_of
-from tenfold.recipes.afm.post_config import Compression, LoRA, Toy
+from tenfold.recipes.afm.post_config import Compression, LoRA, Sampled, Toy
 from tenfold.recipes.afm.printing import print_rows
 from tenfold.recipes.afm.verb_run import ANEW, Flat, Goes, asked_of, working_in
 from tenfold.text.corpus import load_texts, tokenize
@@ -176,7 +175,8 @@ class AdapterJob(LoRA):
         data: conversations, as for `sft`.
         start: folder of the adapter to begin from; none: the recovery adapter of a run of `compress`, where there is one;
             "new": a new one.
-        toy: the made-up instructions.
+        toy: the made-up instructions, orders and messages.
+        answers: how long those are that are measured.
         seed: of order and split.
     """
 
@@ -184,6 +184,7 @@ class AdapterJob(LoRA):
     data: str = material.TOY
     start: str | None = None
     toy: Toy = field(default_factory=Toy)
+    answers: Sampled = field(default_factory=Sampled)
     seed: int = 0
 
 
@@ -204,7 +205,7 @@ def adapter(job: Annotated[AdapterJob, Flat] = AdapterJob(), going: Goes = ANEW)
     with working_in("adapter", job, run, going, "afm adapter: one task on a frozen model") as run:
 
         def measure() -> dict[str, float]:
-            return loss_and_accuracy(model, tokenizer, held_out, tasks, job.toy)
+            return loss_and_accuracy(model, tokenizer, held_out, tasks, job.toy, job.answers.max_tokens)
 
         bank.use("task")
         before = tuning.once(run, "before", measure)
@@ -214,7 +215,7 @@ def adapter(job: Annotated[AdapterJob, Flat] = AdapterJob(), going: Goes = ANEW)
         show_learning(run, "adapter", {"ce": "loss, nats a learned token"})
         compare(run, before, after, len(learned), "rows learned from")
         if tasks:
-            run.table("answers", material.examples(model, tokenizer, tasks[:SHOWN], MEASURED))
+            run.table("answers", material.examples(model, tokenizer, tasks[:SHOWN], job.answers))
         bank.save("task", run.path / ADAPTERS / "task", dtype=torch.float16)
     folder = run.path / ADAPTERS / "task"
     print(

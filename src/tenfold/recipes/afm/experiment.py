@@ -22,6 +22,8 @@ from tenfold.recipes.afm.findings import Row
 from tenfold.recipes.afm.printing import print_rows
 from tenfold.recipes.afm.sweeps import Trial, best_rates, race_trials, sweep_trials, try_out
 
+CARD_TABLES = ("stages", "after pre-training", "safety", "committee")  # of a model's card
+
 
 def check(config: Config) -> None:
     """Hold a config against this machine, before there is a run folder.
@@ -88,7 +90,19 @@ def train(config: Config, run: Run) -> Result:
     post = align_all(config, run)
 
     report(config, run, corpus, chain, race, sweep, post)
-    return run.finish()
+    result = run.finish()
+    if post:
+        write_cards(run)
+    return result
+
+
+def write_cards(run: Run) -> None:
+    """A card in the folder of every model that ends the chain: palettized, one a seed."""
+    from tenfold.recipes.afm.model_card import write_card
+    from tenfold.recipes.afm.post_chain import SMALL
+
+    for folder in sorted((run.path / "models").glob(f"{SMALL}*")):
+        write_card(run, folder, f"AFM {run.preset}, {folder.name}", tables=CARD_TABLES)
 
 
 def write_together(config: Config, folder: Path) -> None:
@@ -211,7 +225,7 @@ def report(
 
 def report_post(config: Config, run: Run, rows: list[Row]) -> None:
     """What follows pre-training."""
-    from tenfold.recipes.afm import post_figures, post_findings
+    from tenfold.recipes.afm import post_figures, post_findings, safety_set
 
     run.text("after pre-training", post_findings.post_summary(config, rows))
     stages = post_findings.stage_rows(rows)
@@ -223,6 +237,8 @@ def report_post(config: Config, run: Run, rows: list[Row]) -> None:
         caption="Left: rewards of the answers that MDLOO and its rivals learn from, mean over seeds. Middle: the reward model on "
         "held-out pairs, a line a seed; on the dashed line it means what it says. Right: what compression costs on text.",
     )
+    if config.post.safety.held_out:
+        run.table("safety", post_findings.safety_rows(rows), note=safety_set.NOTE)
     if config.post.committee:
         run.table("committee", post_findings.committee_rows(rows), note="As many answers of the best member alone.")
         run.table("members", post_findings.member_rows(rows, config.seeds[0]), note="First seed.")

@@ -17,6 +17,7 @@ from tenfold.align.reward_model import RewardModel
 from tenfold.align.rollout import Response, respond
 from tenfold.align.samples import Sample
 from tenfold.align.sft import sft_samples
+from tenfold.align.small_tasks import TASK_SETS
 from tenfold.align.verifiers import Task, gsm8k_tasks, read_tasks, toy_tasks, verify
 from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 TOY, GSM8K, REVIEWS, SOLUTIONS = "toy", "gsm8k", "reviews", "solutions"
 CHAT = "Well: "  # before an answer that says more than was asked
+WITH_CHECKS = (TOY, GSM8K, *TASK_SETS)  # sets whose answers a program can check
 HELD_OUT = 0.05  # of the user's rows, and of GSM8K's
 # Seeds of the toy instructions: what is learned from answers, online, and measured on never meets.
 LEARNED_SEED, ONLINE_SEED, HELD_OUT_SEED = 1, 2, 3
@@ -49,7 +51,8 @@ def find_tasks(data: str, toy: Toy, count: int, seed: int = 0) -> Tasks:
     """Tasks whose answers a program can check.
 
     Args:
-        data: "toy", "gsm8k", or a file of rows with a prompt and, where it is known, an answer (`read_tasks`).
+        data: "toy", "gsm8k", "extract", "summarize", or a file of rows with a prompt and, where it is known, an answer
+            (`read_tasks`).
         toy: kinds and sizes of the made-up ones.
         count: that are learned from, of the made-up ones; files give all they have.
         seed: of the made-up ones.
@@ -60,6 +63,12 @@ def find_tasks(data: str, toy: Toy, count: int, seed: int = 0) -> Tasks:
         return Tasks(
             toy_tasks(SPREAD * seed + ONLINE_SEED, count, toy.kinds),
             toy_tasks(SPREAD * seed + HELD_OUT_SEED, toy.held_out, toy.kinds),
+        )
+    if data in TASK_SETS:
+        make = TASK_SETS[data]
+        return Tasks(
+            make(SPREAD * seed + ONLINE_SEED, count, "learned"),
+            make(SPREAD * seed + HELD_OUT_SEED, toy.held_out, "held_out"),
         )
     found = gsm8k_tasks() if data == GSM8K else read_tasks(data)
     first, last = parted(found, seed)
@@ -72,7 +81,7 @@ def fine_tuning_rows(
     """Samples to learn from, and others to measure the loss on.
 
     Args:
-        data: "toy", "gsm8k", or a file of conversations (`align.sft`).
+        data: "toy", "gsm8k", "extract", "summarize", or a file of conversations (`align.sft`).
         toy: kinds and sizes of the made-up ones.
         tokenizer, length: as in `sft_samples`.
         seed: of the made-up ones, and of the split.
@@ -82,6 +91,11 @@ def fine_tuning_rows(
         held_out = toy_tasks(SPREAD * seed + HELD_OUT_SEED, toy.held_out, toy.kinds)
         chatty = sft_samples(_rows(learned, toy.chatty, seed), tokenizer, length)
         return chatty, sft_samples(_rows(held_out), tokenizer, length)
+    if data in TASK_SETS:
+        make = TASK_SETS[data]
+        learned = make(SPREAD * seed + LEARNED_SEED, toy.learned, "learned")
+        held_out = make(SPREAD * seed + HELD_OUT_SEED, toy.held_out, "held_out")
+        return sft_samples(_rows(learned), tokenizer, length), sft_samples(_rows(held_out), tokenizer, length)
     samples = sft_samples(_rows(gsm8k_tasks()) if data == GSM8K else data, tokenizer, length)
     return parted(samples, seed)
 

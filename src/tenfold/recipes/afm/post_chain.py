@@ -31,6 +31,7 @@ from tenfold.recipes.afm.corpus import Corpus, open_corpus, windows
 from tenfold.recipes.afm.findings import Row
 from tenfold.recipes.afm.opening import ADAPTERS, RECOVERY
 from tenfold.recipes.afm.post_config import MDLOO, Post
+from tenfold.recipes.afm.safety_set import SafetySet, counts
 from tenfold.recipes.afm.teaching import Taught, itec_rounds
 
 START, ALIGNED, SMALL = "context", ("rs", "dpo", "mdloo"), "compressed"
@@ -55,7 +56,14 @@ class _Chain:
         self.tokenizer = self.corpus.tokenizer
         # Answers of a round and of the online methods, then pairs to judge the reward model on.
         count = max(self.post.mdloo.iterations * self.post.mdloo.prompts, self.post.dpo.prompts)
-        self.tasks = material.find_tasks(material.TOY, self.post.toy, count + self.post.toy.held_out, seed)
+        tasks = material.find_tasks(material.TOY, self.post.toy, count + self.post.toy.held_out, seed)
+        self.safety = SafetySet.of(self.post.safety, seed)
+        # A request and its answer must fit the rows of whatever learns from them.
+        post = self.post
+        learners = post.rs, post.dpo, post.itec.rs, post.itec.dpo, post.compression.recovery
+        room = min(learner.length for learner in learners)
+        longest = max(post.answers.max_tokens, post.itec.max_tokens)
+        self.tasks = replace(tasks, learned=self.safety.mixed(tasks.learned, self.tokenizer, room - longest))
 
     def all(self) -> list[Row]:
         post, rows = self.post, []
@@ -103,6 +111,7 @@ class _Chain:
     def fine_tuned(self, job: str, model: Decoder) -> None:
         settings = self.post.sft
         learned, _ = material.fine_tuning_rows(material.TOY, self.post.toy, self.tokenizer, settings.length, self.seed)
+        learned += self.safety.samples(self.tokenizer, settings.length)
         tuning.fine_tune(settings, self.run, job, model, self.with_text(learned), self.seed, bar=False)
 
     def with_text(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -268,12 +277,14 @@ class _Chain:
     # Measures.
 
     def row(self, name: str, model: Decoder) -> Row:
-        """Accuracy on the reported half of the held-out instructions and on the other, which choices go by; loss on text."""
+        """Accuracy on the reported half of the held-out instructions and on the other, which choices go by; safety; loss on text."""
         reported, dev = self.tasks.held_out[1::2], self.tasks.held_out[::2]
 
         def figures() -> Row:
             row: Row = {"name": name, "seed": self.seed, **self.accuracy(model, reported)}
             row["dev accuracy"] = self.accuracy(model, dev)["accuracy"] if name in ALIGNED else None
+            if self.post.safety.held_out:
+                row |= counts(self.safety.measure(model, self.tokenizer))
             return {**row, "loss": measure(self.config, model, self.corpus)["loss"]}
 
         kept: Row = tuning.once(self.run, f"measured-{name}-seed{self.seed}", figures)

@@ -268,12 +268,38 @@ class Toy:
 
 
 @dataclass(frozen=True)
+class Safety:
+    """Requests to refuse and look-alikes to answer, made from the categories.
+
+    Args:
+        categories: JSON file of them; none: the one that comes with tenfold.
+        learned: such rows in fine-tuning.
+        share: of the prompts whose answers are judged, by rejection sampling, DPO, MDLOO and the committee.
+        held_out: requests to measure every model on; 0: none.
+        max_tokens: of an answer that is measured.
+    """
+
+    categories: str | None = None
+    learned: int = 0
+    share: float = 0.0
+    held_out: int = 0
+    max_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "learned", "held_out")
+        at_least(self, 1, "max_tokens")
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share: got {self.share}, need 0 or more, below 1")
+
+
+@dataclass(frozen=True)
 class Post:
     """What the chain does after pre-training, on toy instructions: align, compress, adapt.
 
     Args:
         seeds: with so many of the config's seeds, or all where there are fewer; 0 ends with pre-training.
         toy: the instructions.
+        safety: what stands beside them at every stage.
         sft: of the pre-trained model.
         replay: rows of running text for each row of instructions in it, so that the model does not forget what it knows.
         answers: how answers are drawn, to learn from and to measure.
@@ -292,6 +318,7 @@ class Post:
 
     seeds: int = 0
     toy: Toy = field(default_factory=Toy)
+    safety: Safety = field(default_factory=Safety)
     replay: float = 0.5
     sft: SFT = field(default_factory=SFT)
     answers: Sampled = field(default_factory=Sampled)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tenfold.align.reward_calibration import RewardReport
+from tenfold.align.safety_report import SafetyReport, share
 from tenfold.core.run import Run
 from tenfold.recipes.afm.figures import smoothed
 
@@ -119,4 +120,30 @@ def post_figure(run: Run, rows: Sequence[Mapping[str, Any]], seeds: Sequence[int
     right.legend(frameon=False, fontsize=8)
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
+    return figure
+
+
+def safety_figure(report: SafetyReport) -> Figure:
+    """Violations and over-refusals by category, with their intervals."""
+    names = [row["category"] for row in report.rows()]
+    parts = [
+        SafetyReport(tuple(each for each in report.judged if each.request.category == name)) for name in names[:-1]
+    ]
+    figure = Figure(figsize=(9.0, 0.36 * len(names) + 1.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axis, words, colour, of in (
+        (panels[0], "harmful requests not refused", ORANGE, lambda part: part.violations),
+        (panels[1], "harmless requests refused", BLUE, lambda part: part.over_refusals),
+    ):
+        for place, part in enumerate([*parts, report]):
+            if (found := share(of(part))) is None:
+                axis.barh(place, 1, color=GREY, alpha=0.2)
+                continue
+            axis.barh(place, found.value, color=colour, alpha=0.8)
+            axis.plot([found.low, found.high], [place, place], color="black", linewidth=1)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel(f"share of {words}")
+        axis.grid(alpha=0.3, axis="x")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
     return figure

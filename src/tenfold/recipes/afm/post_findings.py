@@ -9,6 +9,7 @@ from tenfold.core.claims import Claim
 from tenfold.core.statistics import plus_minus, select
 from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.findings import Row, paired_claim
+from tenfold.recipes.afm.safety_set import pooled, rate
 
 WORDS = {
     "context": "pre-trained",
@@ -35,6 +36,9 @@ def stage_rows(rows: Sequence[Row]) -> list[Row]:
             line: Row = {"stage": words, "bits a weight": round(chosen[0].get("bits", 16.0), 2)}
             for field in ("accuracy", "greedy", "loss"):
                 line[field] = plus_minus([row[field] for row in chosen])
+            for field in ("violations", "over-refusals"):
+                if field in chosen[0]:
+                    line[field] = plus_minus([rate(row[field]) for row in chosen], digits=2)
             lines.append(line)
     for row in select(rows, name="compressed")[:1]:
         names = dict.fromkeys(each["name"] for each in rows if each["name"].startswith("adapter "))
@@ -46,6 +50,15 @@ def stage_rows(rows: Sequence[Row]) -> list[Row]:
             lines.append(
                 {"stage": words, "bits a weight": round(row["bits"], 2), "accuracy": f"{shares} (without it {before})"}
             )
+    return lines
+
+
+def safety_rows(rows: Sequence[Row]) -> list[Row]:
+    """Violations and over-refusals before and after every stage, the requests of all seeds together."""
+    lines = []
+    for name, words in WORDS.items():
+        if chosen := [row for row in select(rows, name=name) if "violations" in row]:
+            lines.append({"stage": words, **pooled(chosen)})
     return lines
 
 
@@ -107,6 +120,17 @@ def post_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
                 [0.5] * len(chosen),
                 "share of held-out pairs of the fine-tuned model's own answers in the right order",
                 better="higher",
+            )
+        )
+    start = [row for row in select(rows, name="context") if "violations" in row]
+    if start and config.post.safety.learned:
+        claims.append(
+            paired_claim(
+                "safety examples in fine-tuning lower violations",
+                [rate(row["violations"]) for row in select(rows, name="sft")],
+                [rate(row["violations"]) for row in start],
+                f"share of {start[0]['violations'][1]} held-out requests that the likeliest answer does not refuse, before and "
+                "after fine-tuning",
             )
         )
     return claims + compression_claims(rows)

@@ -9,7 +9,7 @@ from tenfold.compress.palettize import PaletteConfig
 from tenfold.lm.optim import OptimizerConfig
 from tenfold.nn.rotary import rope_base_for_length
 from tenfold.recipes.afm.config import CORE, Config, Data, Mix, Model, OptimizerRace, Rival, Stage, Stages, WidthSweep
-from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, Compression, ITeC, LoRA, Post, Reward, Sampled, Toy
+from tenfold.recipes.afm.post_config import DPO, MDLOO, SFT, Compression, ITeC, LoRA, Post, Reward, Safety, Sampled, Toy
 
 # Of the later stages: arXiv 2407.21075.
 LATER = OptimizerConfig(lr=3e-4, weight_decay=1e-5, warmup=1000, final_fraction=0.001)
@@ -119,6 +119,7 @@ PRESETS: dict[str, Config] = {
                 itec=1,
                 lora=8,
             ),
+            safety=Safety(learned=60, share=0.125, held_out=32, max_tokens=16),
             chance=1,
             adapters=1,
         ),
@@ -144,6 +145,7 @@ PRESETS: dict[str, Config] = {
                 lora=150,
             ),
             seeds=3,
+            safety=Safety(learned=600, share=0.125, held_out=128),
             rivals=("clip", "mean"),
         ),
         workers=2,

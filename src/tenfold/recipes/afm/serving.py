@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from tenfold.align.safety_categories import read_categories
+from tenfold.align.safety_policy import PhrasePolicy
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
 from tenfold.lm.pretrained import find
@@ -135,6 +137,7 @@ def serve(
     max_batch: int = 64,
     max_batch_tokens: int = 32768,
     adapters: tuple[str, ...] = (),
+    policy: str | None = None,
     weights: Literal["float", "int8"] = "float",
     threads: int | None = None,
 ) -> None:
@@ -149,6 +152,8 @@ def serve(
         max_batch: requests answered at a time.
         max_batch_tokens: tokens of all their prompts and answers in memory.
         adapters: folders, or NAME=FOLDER, of adapters; a request asks for one by the model's name MODEL:NAME.
+        policy: JSON file of safety categories, or "default" for the one that comes with tenfold: requests and answers with
+            its phrases get its refusal; none: all pass.
         weights: "int8" reads eight bits a weight where one request runs alone.
         threads: processor threads; none: torch's choice.
     """
@@ -157,10 +162,11 @@ def serve(
     _use_threads(threads)
     if max_batch < 1 or max_batch_tokens < 64:
         raise UserError(f"--max-batch, --max-batch-tokens: got {max_batch}, {max_batch_tokens}, need at least 1, 64")
+    rules = None if policy is None else PhrasePolicy(read_categories(None if policy == "default" else policy))
     engine: dict[str, Any] = {"max_batch": max_batch, "max_batch_tokens": max_batch_tokens, "weights": weights}
     with opened(model, adapters, name, **engine) as models:
         key = api_key or os.environ.get("TENFOLD_API_KEY")
-        serve_model({each.name: each for each in models}, host=host, port=port, api_key=key)
+        serve_model({each.name: each for each in models}, host=host, port=port, api_key=key, policy=rules)
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from filelock import FileLock, Timeout
 
 from tenfold.core.config import from_json
 from tenfold.core.errors import UserError
+from tenfold.core.model_folder import CONFIG
 from tenfold.core.run import Run
+from tenfold.recipes.afm.model_card import write_card
+from tenfold.recipes.afm.opening import MODEL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -59,7 +62,7 @@ def asked_of(verb: str, asked: T, going: Going) -> tuple[T, Run | None]:
 
 @contextmanager
 def working_in(verb: str, asked: Any, run: Run | None, going: Going, title: str) -> Iterator[Run]:
-    """The run, in which nobody else works meanwhile; when the block ends well its report is written.
+    """The run, in which nobody else works meanwhile; when the block ends well its report is written, and its model's card.
 
     Raises:
         UserError: another process is working in it.
@@ -70,6 +73,8 @@ def working_in(verb: str, asked: Any, run: Run | None, going: Going, title: str)
         with FileLock(run.path / ".training.lock", blocking=False):
             yield run
             run.finish()
+            if (run.path / MODEL / CONFIG).is_file():
+                write_card(run, run.path / MODEL, title)
     except Timeout:
         raise UserError(f"another process is working in {run.path}") from None
     finally:
