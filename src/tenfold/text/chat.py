@@ -52,6 +52,7 @@ __all__ = [
     "Usage",
     "complete_all",
     "run_sync",
+    "run_sync",
 ]
 
 T = TypeVar("T")
@@ -146,6 +147,7 @@ _lock = threading.Lock()
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, from plain code; a running event loop in this thread does not matter."""
     """The result of a coroutine, from plain code; a notebook's running event loop does not matter."""
     global _shared
     with _lock:

@@ -28,6 +28,21 @@ _HOME = {
     "EmbeddingRetriever": "retrieval",
     "HybridRetriever": "retrieval",
     "retrieval_report": "retrieval",
+    "ToolArgumentError": "arguments",
+    "parse_arguments": "arguments",
+    "SamplePipeline": "pipeline",
+    "DecisionAgent": "agent",
+    "Policy": "agent",
+    "Trace": "trace",
+    "replay": "replay",
+    "Executor": "executor",
+    "LocalExecutor": "executor",
+    "SubprocessExecutor": "executor",
+    "McpSession": "mcp_client",
+    "ConstrainedDecoder": "constrained",
+    "evaluate_decisions": "metrics",
+    "to_sft": "sft",
+    "sft_loss": "sft",
 }
 
 __all__ = list(_HOME)

@@ -39,7 +39,7 @@ def openapi_tools(
         headers: sent with every call, such as a key; no model sees them.
         timeout: seconds of a call.
     Raises:
-        UserError: no OpenAPI 3, a reference that leaves the document or runs in a circle, a name twice in one operation.
+        UserError: no OpenAPI 3, a reference that leaves the document or runs in a circle.
     """
     if not isinstance(document, Mapping) or not str(document.get("openapi", "")).startswith("3"):
         raise UserError("openapi: need a document of OpenAPI 3 (its field openapi says 3.x)")
@@ -62,13 +62,13 @@ class _Request:
     """Runs one operation.
 
     Args:
-        places: argument to where it goes: path, query, header or body.
+        places: argument to where it goes (path, query, header or body), and its name there.
         whole: the argument that is the whole body; None where the body's fields are arguments of their own.
     """
 
     method: str
     url: str
-    places: Mapping[str, str]
+    places: Mapping[str, tuple[str, str]]
     headers: Mapping[str, str]
     timeout: float
     whole: str | None = None
@@ -81,8 +81,8 @@ class _Request:
         url, body = self.url, {}
         query: list[tuple[str, str]] = []
         headers = dict(self.headers)
-        for name, value in arguments.items():
-            place = self.places[name]
+        for argument, value in arguments.items():
+            place, name = self.places[argument]
             if place == "path":
                 url = url.replace(f"{{{name}}}", urllib.parse.quote(_text(value), safe=""))
             elif place == "query":
@@ -144,7 +144,7 @@ def _tool(
     where = f"openapi: {method.upper()} {path}"
     properties: dict[str, Any] = {}
     required: list[str] = []
-    places: dict[str, str] = {}
+    places: dict[str, tuple[str, str]] = {}
     for given in [*shared, *(operation.get("parameters") or ())]:
         parameter = _resolved(document, given, where)
         name, place = parameter.get("name"), parameter.get("in")
@@ -153,12 +153,12 @@ def _tool(
         schema = dict(_inlined(document, parameter.get("schema") or {}, where))
         if parameter.get("description"):
             schema.setdefault("description", parameter["description"])
-        properties[name], places[name] = schema, place
+        properties[name], places[name] = schema, (place, name)
         if parameter.get("required") or place == "path":
             required.append(name)
     whole = _body(document, operation, where, properties, required, places)
     parameters: JSONSchema = {"type": "object", "properties": properties, "required": list(dict.fromkeys(required)), "additionalProperties": False}  # fmt: skip
-    name = operation.get("operationId") or re.sub(r"\W+", "_", f"{method}_{path}").strip("_")
+    name = operation.get("operationId") or re.sub(r"[\W_]+", "_", f"{method}_{path}").strip("_")
     about = operation.get("summary") or operation.get("description") or f"{method.upper()} {path}"
     fn = None if base is None else _Request(method, base.rstrip("/") + path, places, headers, timeout, whole)
     try:
@@ -174,9 +174,9 @@ def _body(
     where: str,
     properties: dict[str, Any],
     required: list[str],
-    places: dict[str, str],
+    places: dict[str, tuple[str, str]],
 ) -> str | None:
-    """Add the fields of a JSON body to the arguments; a body that is no object is one argument, `body`."""
+    """Add the fields of a JSON body to the arguments, as body_NAME where a parameter has the name; another body is one argument."""
     if "requestBody" not in operation:
         return None
     body = _resolved(document, operation["requestBody"], where)
@@ -187,11 +187,13 @@ def _body(
     schema = _inlined(document, media.get("schema") or {}, where)
     fields = schema.get("properties") if schema.get("type", "object") == "object" else None
     whole = None if fields else "body"
+    names = {name: f"body_{name}" if name in places else name for name in (fields or {"body": schema})}
     for name, part in (fields or {"body": schema}).items():
-        if name in places:
-            raise UserError(f"{where}: {name!r} is both a {places[name]} parameter and a field of the body")
-        properties[name], places[name] = part, "body"
-    required += schema.get("required") or () if fields else (["body"] if body.get("required") else [])
+        properties[names[name]], places[names[name]] = part, ("body", name)
+    if fields:
+        required += [names[name] for name in schema.get("required") or () if name in names]
+    elif body.get("required"):
+        required.append(names["body"])
     return whole
 
 

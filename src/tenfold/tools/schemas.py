@@ -200,7 +200,8 @@ def to_bfcl(schema: Mapping[str, Any]) -> dict[str, Any]:
     """JSON Schema in BFCL's names of types; `from_bfcl` reads it back."""
     node = {key: value for key, value in schema.items() if key != "x-tuple"}
     kind = schema.get("type")
-    node["type"] = "any" if kind is None else "tuple" if schema.get("x-tuple") else _TO_BFCL.get(kind, kind)
+    if not isinstance(kind, list):  # several types: BFCL has no name for them
+        node["type"] = "any" if kind is None else "tuple" if schema.get("x-tuple") else _TO_BFCL.get(kind, kind)
     if isinstance(schema.get("properties"), Mapping):
         node["properties"] = {name: to_bfcl(part) for name, part in schema["properties"].items()}
     for key in ("items", "additionalProperties"):

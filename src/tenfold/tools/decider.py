@@ -1,0 +1,73 @@
+"""Decisions of a chat model on samples: to search or not; then, with the sample's candidates shown, which tool or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tenfold.core.errors import UserError
+from tenfold.text.chat import run_sync
+from tenfold.text.concurrency import Gate, gather
+from tenfold.text.messages import ChatModel, Message
+from tenfold.tools import render
+from tenfold.tools.choice import NoChoiceError, choose
+from tenfold.tools.metrics import Prediction
+from tenfold.tools.samples import DecisionSample
+
+
+class ChatDecider:
+    """Lets a chat model decide.
+
+    Args:
+        speaker: the model.
+        demonstrations: solved samples shown before the query, as earlier turns of the conversation.
+        concurrency: samples at a time.
+        constrained: decode decisions as one of their choices.
+    """
+
+    def __init__(
+        self,
+        speaker: ChatModel,
+        demonstrations: Sequence[DecisionSample] = (),
+        *,
+        concurrency: int = 32,
+        constrained: bool = True,
+    ) -> None:
+        self.speaker, self.constrained = speaker, constrained
+        self._gate = Gate(concurrency)
+        self._shown: list[Message] = []
+        for sample in demonstrations:
+            turns = [Message("user", sample.query), *render.render(sample)[2:]]
+            cut = next((index for index, turn in enumerate(turns) if turn.tool_calls), len(turns))
+            self._shown += turns[: cut - 1 if cut < len(turns) else cut]
+
+    def decide(self, samples: Sequence[DecisionSample]) -> list[Prediction]:
+        """One prediction each; the candidates are the sample's own, shown after a decision to search."""
+        return run_sync(gather(self._one(sample) for sample in samples))
+
+    async def _one(self, sample: DecisionSample) -> Prediction:
+        async with self._gate:
+            system, query = render.opening(sample.query)
+            messages = [system, *self._shown, query]
+            try:
+                first = await choose(
+                    self.speaker, messages, (render.SEARCH, render.ANSWER), constrained=self.constrained
+                )
+            except NoChoiceError:
+                return Prediction(False, complete=False)
+            except UserError as error:  # such as a conversation longer than the model reads
+                raise UserError(f"{sample.query[:40]!r}: {error}") from None
+            sure = None if first.logprob is None else math.exp(min(0.0, first.logprob))
+            search = first.text == render.SEARCH
+            p_search = None if sure is None else sure if search else 1 - sure
+            if not search or not sample.candidates:
+                return Prediction(search, p_search=p_search)
+            messages += [Message("assistant", render.SEARCH), render.offer(sample.candidates)]
+            try:
+                second = await choose(
+                    self.speaker, messages, (*sample.names, render.NONE), constrained=self.constrained
+                )
+            except NoChoiceError:
+                return Prediction(True, p_search=p_search, complete=False)
+            p_choice = None if second.logprob is None else math.exp(min(0.0, second.logprob))
+            return Prediction(True, None if second.text == render.NONE else second.text, p_search=p_search, p_choice=p_choice)  # fmt: skip
