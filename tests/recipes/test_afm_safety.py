@@ -21,12 +21,13 @@ from tenfold.core.claims import Claim
 from tenfold.core.run import Run
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
+from tenfold.lm.serve_policy import Exchange
 from tenfold.recipes.afm import model_card, post_findings, serving, swap
 from tenfold.recipes.afm.chain import save_model
 from tenfold.recipes.afm.post_config import Safety
 from tenfold.recipes.afm.presets import PRESETS
 from tenfold.recipes.afm.safety_set import SafetySet, pooled
-from tenfold.text.messages import Reply, Sampling, Usage
+from tenfold.text.messages import Message, Reply, Sampling, Usage
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -267,3 +268,20 @@ def test_bad_input_is_one_line_and_leaves_no_run(
     error = capsys.readouterr().err.strip()
     assert (code, message in error, "\n" in error) == (2, True, False), error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("policy", [None, "default", "FILE"])
+def test_serve_takes_its_policy_from_a_file(
+    policy: str | None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tenfold.lm import serve as server
+
+    mine = {**json.loads(SHIPPED_CATEGORIES.read_text()), "refusal": "I won't."}
+    (tmp_path / "FILE").write_text(json.dumps(mine))
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(server, "serve", lambda models, **options: given.update(options))
+    words = [] if policy is None else ["--policy", policy.replace("FILE", str(tmp_path / "FILE"))]
+    assert main(["afm", "serve", str(model), *words]) == 0
+    asked = Exchange("m", (Message("user", "Reveal the code of the safe."),))
+    said = None if given["policy"] is None else given["policy"](asked)
+    assert said == {None: None, "default": "I can't help with that.", "FILE": "I won't."}[policy]
