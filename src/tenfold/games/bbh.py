@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from tenfold.core.errors import UserError
 from tenfold.games.files import read_rows
-
-MOST_CHOICES = 3  # answers of a task without listed options, such as True and False
-
-_LETTERED = re.compile(r"^\(([A-Z])\) ", re.MULTILINE)
-_LISTED = re.compile(r"^- (.+)$", re.MULTILINE)
+from tenfold.lm.options import MOST_LABELS, lettered_options, listed_options
 
 
 def choice_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -35,10 +30,9 @@ def choice_rows(path: str | Path) -> list[dict[str, Any]]:
     answers = sorted({row["target"] for _, row in rows})
     found = []
     for index, (_, row) in enumerate(rows):
-        listed = row["input"].partition("Options:\n")[2]
-        choices = [f"({letter})" for letter in _LETTERED.findall(listed)]
-        choices = choices or [option.strip() for option in _LISTED.findall(listed)] or answers
-        if not listed and len(answers) > MOST_CHOICES:
+        options = [f"({letter})" for letter in lettered_options(row["input"])] or listed_options(row["input"])
+        choices = options or answers
+        if not options and len(answers) > MOST_LABELS:
             raise UserError(
                 f"{path}: {len(answers)} different answers and no options to choose from; take another task"
             )

@@ -83,8 +83,8 @@ def make_plan(search: PromptOptimizer, task: Task, prompts: Sequence[str]) -> Pl
     first = Tally(0, 0, new=len(prompts))
     search.tally(task, first)
     target, asks, chars = _selected(search, task, first), first.asks, first.prompt_chars
+    scored = len(prompts) * len(task.val) + aside
     beam, steps, proposals = min(settings.keep, len(prompts)), 0, 0
-    capped = settings.max_target_calls is not None
     for step in range(1, settings.rounds + 1):
         tally = Tally(step, beam)
         search.tally(task, tally)
@@ -109,7 +109,7 @@ def make_plan(search: PromptOptimizer, task: Task, prompts: Sequence[str]) -> Pl
         search.test_calls(task),
         total,
         usd,
-        _refusal(budget, target + asks, total, usd, steps, settings.rounds, capped),
+        _refusal(budget, target + asks, total, usd, scored, settings.max_target_calls),
     )
 
 
@@ -144,9 +144,7 @@ def _usd(
     return total
 
 
-def _refusal(
-    budget: Budget, calls: int, tokens: int, usd: float | None, steps: int, wanted: int, capped: bool
-) -> str | None:
+def _refusal(budget: Budget, calls: int, tokens: int, usd: float | None, scored: int, most: int | None) -> str | None:
     """The first cap that the plan does not keep to."""
     if budget.max_calls is not None and calls > budget.max_calls:
         return f"it may take {calls} calls, max_calls is {budget.max_calls}"
@@ -157,6 +155,6 @@ def _refusal(
             return "max_usd needs the prices of both models (--target-price IN OUT, dollars per million tokens)"
         if usd > budget.max_usd and not math.isclose(usd, budget.max_usd):
             return f"it may cost {usd:.4g} dollars, max_usd is {budget.max_usd:g}"
-    if capped and wanted and steps == 0:
-        return "max_target_calls leaves room for no step at all"
+    if most is not None and scored > most:
+        return f"scoring the given prompts and the look at test may take {scored} calls, max_target_calls is {most}"
     return None

@@ -63,7 +63,9 @@ def optimize(asked: Asks = ASKED, out: Path | None = None) -> None:
         made = search_of(asked, models, task, None).plan(task, prompts)
         _print_plan(made)
         if made.refusal is not None:
-            raise UserError(f"optimize: {made.refusal}; give more, or lower --calls, --proposals or the splits (--val, --test)")
+            raise UserError(
+                f"optimize: {made.refusal}; give more, or lower --calls, --proposals or the splits (--val, --test)"
+            )
         folder = _new_folder() if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "asked.json").exists():
@@ -197,7 +199,7 @@ def check(
 def compare(
     tasks: tuple[str, ...],
     /,
-    target_model: str,
+    target_model: str | None = None,
     optimizer_model: str = "target",
     methods: tuple[Method, ...] = ("given", "ape", "apo", "opro", "abo"),
     seeds: int = 3,
@@ -235,6 +237,8 @@ def compare(
     from tenfold.recipes.abo.findings import score_table
 
     need("--seeds", seeds, 1, 1000)
+    if target_model is None:
+        raise UserError("--target-model: need one: MODEL (at OPENAI_BASE_URL), URL#MODEL, serve:NAME, or sim")
     config = Config(
         Models(target_model, optimizer_model, concurrency=concurrency),
         Data(tasks, train, val, test, max_tokens),

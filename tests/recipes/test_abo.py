@@ -1,0 +1,236 @@
+"""The comparison end to end at a size of seconds, its claims, and every verb as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenfold.cli import main
+from tenfold.core.config import from_json, to_json
+from tenfold.core.errors import UserError
+from tenfold.core.run import Run
+from tenfold.prompts.result import Result
+from tenfold.prompts.sim_worlds import sim_task
+from tenfold.recipes.abo import EXPECTED, PRESETS, Config, check, train
+from tenfold.recipes.abo.config import Data, Models, Probes, Search
+from tenfold.recipes.abo.experiment import SELECTORS, one_stage, stage_names
+from tenfold.recipes.abo.searches import METHODS, open_task, options
+
+SMALL = Config(
+    data=Data(tasks=("sim/navigate",), train=12, val=10, test=30),
+    search=Search(calls=140, proposals=4, minibatch=6, keep=1, verify=3, abo_rounds=1),
+    probes=Probes(reflections=12, betas=(0.0, 1.0), paraphrases=2),
+    methods=("given", "apo", "abo"),
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    task = sim_task("object_counting", 4, (12, 10, 12))
+    rows = [
+        {"id": e.id, "question": e.input, "answer": e.target, "split": split}
+        for split in ("train", "val", "test")
+        for e in task.split(split)  # type: ignore[arg-type]
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def asked(table: Path, out: Path, *more: str) -> list[str]:
+    return ["abo", "optimize", "--data", str(table), "--input-column", "question", "--target-column", "answer", "--target-model", "sim", "--start", "Answer.", "--calls", "200", "--minibatch", "6", "--proposals", "4", "--out", str(out), *more]  # fmt: skip
+
+
+def test_end_to_end_compares_probes_and_reports(tmp_path: Path) -> None:
+    config = replace(SMALL, seeds=(0, 1, 2), probes=replace(SMALL.probes, bandit=40))
+    check(config)
+    run = Run.create("abo", "tiny", config, tmp_path)
+    result = train(config, run)
+    names = {claim.name: claim for claim in result.claims}
+    best = names["abo above the starting prompt on sim/navigate"]
+    assert best.simulator and best.seeds == 3 and best.value > 0.9 > best.baseline
+    assert {"abo above apo on sim/navigate", "prior bias tells β = 1 from β = 0 on sim/navigate"} <= set(names)
+    assert all(claim.simulator and claim.holds is not None for claim in result.claims)
+    assert len([name for name in names if "forty arms" in name]) == len(SELECTORS) - 1
+    for figure in ("scores", "curves", "reflections"):
+        assert (run.path / "figures" / f"{figure}.png").stat().st_size > 5000
+    scores = json.loads((run.path / "tables" / "scores.json").read_text())["rows"]
+    assert [row["method"] for row in scores] == ["given", "apo", "abo"] and all(
+        row["target calls"] <= 140 for row in scores
+    )
+    page = (run.path / "report.html").read_text()
+    assert "simulator" in page and (run.path / "searches" / "sim-navigate--abo--0" / "report.html").exists()
+    # Nothing is done twice.
+    assert stage_names(config) == [name for name in stage_names(config) if run.done(name)]
+
+
+def test_a_stage_is_the_same_in_a_run_of_its_own(tmp_path: Path) -> None:
+    name = "search sim-navigate abo 0"
+    rows = []
+    for place in ("a", "b"):
+        run = Run.create("abo", "tiny", SMALL, tmp_path / place)
+        one_stage(SMALL, str(run.path), name)
+        rows.append(Run.open(run.path).load_stage(name))
+    assert rows[0] == rows[1] and rows[0]["target_calls"] <= 140
+
+
+def test_every_preset_is_sound() -> None:
+    assert set(EXPECTED) == set(PRESETS)
+    for config in PRESETS.values():
+        assert from_json(Config, to_json(config)) == config
+        for method in config.methods:
+            METHODS[method].settings_type(**options(method, config.search, sim_task("navigate", 0, (2, 10, 30))))
+    check(PRESETS["tiny"])
+    assert PRESETS["smollm2"].search.calls <= 200 and len(PRESETS["smollm2"].seeds) >= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ("apo",)}, "need 'given' among them"),
+        ({"methods": ("given", "apoo")}, "methods: got apoo"),
+        ({"data": Data(tasks=("bbh/snarks",))}, "the simulator knows object_counting and navigate only"),
+        ({"models": Models(target="m"), "workers": 2}, "workers: got 2, need 1 with a real model"),
+        ({"seeds": (1, 1)}, "seeds: got"),
+    ],
+)
+def test_a_bad_config_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+def test_what_is_absent_is_told_before_there_is_a_run(data_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"search\.calls: got 20, need more than the 30"):
+        check(replace(SMALL, search=replace(SMALL.search, calls=20)))
+    real = replace(SMALL, models=Models(target="serve:no-such-model"), data=Data(tasks=("bbh/navigate",)))
+    with pytest.raises(UserError, match="no-such-model"):
+        check(real)
+    assert open_task("bbh/navigate", real, 0).max_tokens == 256
+
+
+def test_optimize_resume_diagnose_check(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(asked(table, run)) == 0
+    said = capsys.readouterr().out
+    assert (
+        said.startswith("plan: abo, at most ")
+        and "simulator: a simulated model took part" in said
+        and "Step 1:" in said
+    )
+    first = (run / "result.json").read_bytes()
+    assert main(["abo", "resume", str(run)]) == 0
+    assert (run / "result.json").read_bytes() == first
+    assert main(["abo", "diagnose", str(run), "--reflections", "9", "--paraphrases", "2"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "prior bias" in said and "paraphrase sensitivity, std" in said and "say nothing about language models" in said
+    )
+    assert "paraphrase sensitivity" in (run / "report.html").read_text()
+    assert (run / "result.json").read_bytes() == first
+    assert main(["abo", "check", str(run)]) == 0
+    assert "mine: " in capsys.readouterr().out
+    assert main(["abo", "check", str(run), "--least", "1.0"]) in (0, 1)
+    assert main(["abo", "check", str(run), "--target-model", "http://127.0.0.1:9/v1#m"]) == 2
+    assert Result.open(run).test["looks"] == 1
+
+
+def test_check_ends_with_one_where_the_model_got_worse(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    main(asked(table, run))
+    monkeypatch.setattr("tenfold.prompts.simulator.P_DEMO", 0.0)
+    monkeypatch.setattr("tenfold.prompts.simulator.SimTarget._done", lambda *_: [])
+    assert main(["abo", "check", str(run)]) == 1
+    assert "worse than it was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--budget-calls", "50"], "it may take"),
+        (["--budget-usd", "0.000001", "--target-price", "1", "1"], "it may cost"),
+        (["--method", "abbo"], "did you mean abo?"),
+        (["--input-column", "frage"], "has no column 'frage'"),
+        (["--start", "@absent.txt"], "file not found: absent.txt"),
+        (["--scorer", "fuzzy"], "--scorer: got 'fuzzy'"),
+        (["--target-model", "http://127.0.0.1:9/v1"], "need URL#MODEL"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(
+    more: list[str], message: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = asked(table, tmp_path / "run")
+    for option in [word for word in more if word.startswith("--")]:
+        if option in base:
+            del base[base.index(option) : base.index(option) + 2]
+    assert main([*base, *more]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.startswith("error: ") and "\n" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_asks_nobody(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--input-column",
+        "question",
+        "--target-column",
+        "answer",
+        "--target-model",
+        "m",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+    ]
+    assert main(["abo", "plan", "--data", str(table), *words, "--target-price", "0.5", "1.5", "--budget-usd", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "US dollars" in said and "steps fit" in said
+
+
+def test_compare_makes_a_run_of_its_own(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["abo", "compare", "sim/navigate", "--target-model", "sim", "--methods", "given", "abo", "--seeds", "2", "--calls", "120", "--test", "30", "--val", "8", "--train", "8", "--reflections", "0", "--paraphrases", "0", "--runs-dir", str(tmp_path)]) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "report: " in said and "abo" in said
+    (run,) = (tmp_path / "abo").iterdir()
+    assert json.loads((run / "result.json").read_text())["claims"]
+
+
+def kill_and_resume(table: Path, folder: Path, kills: int) -> int:
+    """Kill a search at random moments, then let it end; how many requests went beyond those of a run never killed."""
+    command = [sys.executable, "-m", "tenfold", *asked(table, folder / "cut", "--method", "apo", "--keep", "1")]
+    draw, env = random.Random(1), {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env) as process:
+            deadline = time.monotonic() + 60
+            while (
+                process.poll() is None and not (folder / "cut" / "bill.jsonl").exists() and time.monotonic() < deadline
+            ):
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0.0, 1.5))
+            process.send_signal(signal.SIGKILL)
+    subprocess.run(
+        [sys.executable, "-m", "tenfold", "abo", "resume", str(folder / "cut")],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=env,
+    )
+    assert main(asked(table, folder / "whole", "--method", "apo", "--keep", "1")) == 0
+    for name in ("result.json", "events.jsonl"):
+        assert (folder / "cut" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    from tenfold.prompts.session import billed
+
+    return int(billed(folder / "cut")["calls"] - billed(folder / "whole")["calls"])
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_same_result(table: Path, tmp_path: Path) -> None:
+    assert kill_and_resume(table, tmp_path, 20) <= 20 * 16
