@@ -103,6 +103,7 @@ RECIPES: tuple[Recipe, ...] = (
         "2402.16696",
         "tool-use data generator, tuned model, agent",
         "tenfold.recipes.deer",
+        "works",
     ),
     Recipe(
         "abo",

@@ -138,7 +138,7 @@ class ImageProcessor:
         return canvas
 
     def _normalised(self, images: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 255
         return (pixels - self._mean) / self._std
 
 

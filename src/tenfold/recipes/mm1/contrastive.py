@@ -1,0 +1,164 @@
+"""The contrastive stage: emoji with their names and keywords, and how well names find drawings that were never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tenfold.core import checkpoint
+from tenfold.core.atomic import replacing
+from tenfold.core.fit import Every, TrainState, fit
+from tenfold.core.mesh import batch_coordinate, data_mesh, device_type, is_main
+from tenfold.core.optim import Schedule, adamw
+from tenfold.core.run import Run
+from tenfold.core.stream import ArrayStream
+from tenfold.recipes.mm1.config import Config
+from tenfold.recipes.mm1.documents import emoji_of
+from tenfold.recipes.mm1.network import vision_config
+from tenfold.text.tokenizer import Tokenizer, train_tokenizer
+from tenfold.vision.clip import CLIPModel, TextConfig
+from tenfold.vision.contrastive import SIGLIP_BIAS, SIGLIP_INIT
+from tenfold.vision.image_processor import ImageProcessor
+from tenfold.vision.interleaved import EmojiNames
+from tenfold.vision.retrieval import retrieval
+
+TEXT_LENGTH = 24  # tokens of a name or keyword, the end included
+ENCODER = "encoder.safetensors"
+
+
+def train_clip(config: Config, run: Run, seed: int) -> dict[str, Any]:
+    """Train both encoders, keep the picture encoder, and measure names against the held-out emoji.
+
+    Returns:
+        recalls of name → picture and of picture → picture across drawings, and those of raw pixels.
+    """
+    stage = f"clip-seed{seed}"
+    if run.done(stage):
+        found: dict[str, Any] = run.load_stage(stage)
+        return found
+    train, test = emoji_of(config.data), emoji_of(config.data, "val")
+    tokenizer = train_tokenizer([row["name"]["en"] for row in train.rows], 1024)
+    pairs, groups = clip_pairs(train, tokenizer)
+    processor = _processor(config)
+    pixels = torch.cat([processor(image) for row in train.rows for image in row["images"]])
+    model = make_model(config, tokenizer, seed).to(device_type())
+    mesh = data_mesh()
+    rank, world = batch_coordinate(mesh)
+    columns = {"picture": pairs[:, 0], "text": pairs[:, 1], "group": groups}
+    state = TrainState(
+        model,
+        adamw(model, config.clip.lr, weight_decay=0.1),
+        Schedule(0.05 * config.clip.steps, config.clip.steps, 0.0),
+        ArrayStream(columns, config.clip.batch, seed=seed, rank=rank, world=world),
+        seed=seed,
+    )
+    checkpoint.resume(run, state, name=stage)
+    ids = encode_texts(texts_of(train), tokenizer)
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, CLIPModel)
+        u, v = model(pixels[batch["picture"]].to(device_of(model)), ids[batch["text"]].to(device_of(model)))
+        return model.loss(u, v, dedup=batch["group"] if config.clip.dedup else False, gather=world > 1)
+
+    every = Every(config.log_every, save=config.save_every)
+    fit(
+        state,
+        loss,
+        steps=config.clip.steps,
+        run=run,
+        name=stage,
+        mesh=mesh,
+        every=every,
+        after_step=_clamp,
+        progress=False,
+    )
+    row = measure(model, test, tokenizer, processor) | {"seed": seed, "seconds": state.seconds}
+    if is_main():
+        folder = run.path / "models" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / ENCODER) as file:
+            save_file(dict(model.vision.state_dict()), file)
+    run.save_stage(stage, row)
+    return row
+
+
+def make_model(config: Config, tokenizer: Tokenizer, seed: int) -> CLIPModel:
+    """Both encoders at their first step."""
+    assert tokenizer.eos_id is not None
+    vision = replace(
+        vision_config(config.vision), image_size=config.clip.size, patch_size=config.clip.patch, kind="clip"
+    )
+    text = TextConfig(tokenizer.vocab_size, max_len=TEXT_LENGTH, eos_id=tokenizer.eos_id)
+    model = CLIPModel(vision, text, torch.Generator().manual_seed(seed))
+    if config.clip.loss == "siglip":  # its loss over CLIP's encoders
+        model.bias = nn.Parameter(torch.tensor(SIGLIP_BIAS))
+        with torch.no_grad():
+            model.log_scale.fill_(SIGLIP_INIT)
+    return model
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is."""
+    return next(model.parameters()).device
+
+
+def texts_of(emoji: EmojiNames) -> list[str]:
+    """Every different name and keyword, in order."""
+    return list(dict.fromkeys(text for row in emoji.rows for text in (row["name"]["en"], *row["keywords"])))
+
+
+def clip_pairs(emoji: EmojiNames, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """(picture, text) indices of every drawing with its name and each keyword, and the number of each pair's caption."""
+    numbers = {text: index for index, text in enumerate(texts_of(emoji))}
+    pairs, picture = [], 0
+    for row in emoji.rows:
+        for _ in row["images"]:
+            pairs += [(picture, numbers[text]) for text in dict.fromkeys((row["name"]["en"], *row["keywords"]))]
+            picture += 1
+    table = torch.tensor(pairs)
+    return table, table[:, 1].clone()
+
+
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+    """Names as padded rows with the end token, int64 (texts, TEXT_LENGTH)."""
+    assert tokenizer.eos_id is not None and tokenizer.pad_id is not None
+    rows = torch.full((len(texts), TEXT_LENGTH), tokenizer.pad_id)
+    for row, ids in zip(rows, tokenizer.encode_batch(list(texts)), strict=True):
+        kept = [*ids[: TEXT_LENGTH - 1], tokenizer.eos_id]
+        row[: len(kept)] = torch.tensor(kept)
+    return rows
+
+
+@torch.no_grad()
+def measure(model: CLIPModel, test: EmojiNames, tokenizer: Tokenizer, processor: ImageProcessor) -> dict[str, Any]:
+    """Recalls on held-out emoji: their English names among all drawings, and one drawing style among the other."""
+    model.eval()
+    device = device_of(model)
+    styles = min(len(row["images"]) for row in test.rows)
+    drawn = [torch.cat([processor(row["images"][style]) for row in test.rows]) for style in range(styles)]
+    vectors = [model.encode_image(pixels.to(device)).cpu() for pixels in drawn]
+    names = model.encode_text(encode_texts([row["name"]["en"] for row in test.rows], tokenizer).to(device)).cpu()
+    by_name = [retrieval(names, each) for each in vectors]
+    found = {f"name_{key}": sum(each[key] for each in by_name) / styles for key in by_name[0]}
+    if styles > 1:
+        found |= {f"picture_{key}": value for key, value in retrieval(vectors[0], vectors[1]).items()}
+        raw = [F.normalize(pixels.flatten(1) - pixels.flatten(1).mean(0), dim=1) for pixels in drawn]
+        found |= {f"pixels_{key}": value for key, value in retrieval(raw[0], raw[1]).items()}
+    model.train()
+    return found | {"pool": len(test.rows)}
+
+
+def _processor(config: Config) -> ImageProcessor:
+    mean, std = vision_config(config.vision).normalisation
+    return ImageProcessor(config.clip.size, mean=mean, std=std)
+
+
+def _clamp(state: TrainState) -> None:
+    assert isinstance(state.model, CLIPModel)
+    state.model.clamp_scale()

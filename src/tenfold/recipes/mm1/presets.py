@@ -1,0 +1,89 @@
+"""The presets; every one says what it should reach and how long it takes."""
+
+from __future__ import annotations
+
+from tenfold.recipes.mm1.config import (
+    MAIN,
+    Clip,
+    Config,
+    Connector,
+    Data,
+    Evaluation,
+    Language,
+    Training,
+    Tuning,
+    Vision,
+)
+
+_LAPTOP_TUNING = Tuning(("scenes", "several"), training=Training(steps=250, final=0.0, lr=2e-3))
+
+PRESETS: dict[str, Config] = {
+    "tiny": Config(
+        pretrain=Training(steps=90),
+        sft=Tuning(training=Training(steps=20, final=0.0, lr=2e-3, warmup=5)),
+        evaluation=Evaluation(queries=60, tuned=60, glosses=80),
+    ),
+    "laptop": Config(
+        data=Data(text="glosses"),
+        language=Language(vocab=1536),
+        pretrain=Training(steps=400),
+        sft=_LAPTOP_TUNING,
+        clip=Clip(steps=900),
+        evaluation=Evaluation(queries=200, tuned=200),
+        cells=(MAIN, "mix=100/0/0", "mix=control", "mix=50/50/0", "decoder=moe"),
+        seeds=(0, 1, 2),
+        workers=2,
+    ),
+    "ablation": Config(
+        data=Data(text="glosses"),
+        language=Language(vocab=1536),
+        pretrain=Training(steps=300),
+        sft=Tuning(("reading",), training=Training(steps=600, final=0.0, lr=2e-3)),
+        evaluation=Evaluation(queries=200, tuned=200),
+        cells=(
+            MAIN,
+            "connector=avg",
+            "connector=attn",
+            "tokens=9",
+            "resolution=48",
+            "encoder=4",
+            "task=reading+resolution=48",
+            "task=reading+resolution=96",
+            "task=reading+resolution=48+tiles=4",
+            "task=scenes+tokens=4",
+            "task=scenes+tokens=16+resolution=48",
+        ),
+        seeds=(0, 1, 2),
+        workers=2,
+    ),
+    "easy-vqa": Config(
+        vision=Vision(size=32, patch=4),
+        connector=Connector(tokens=16),
+        pretrain=Training(steps=0),
+        sft=Tuning(("easy_vqa",), training=Training(steps=1500, final=0.0, lr=2e-3, length=192)),
+        evaluation=Evaluation(tuned=2000),
+        seeds=(0, 1, 2),
+        workers=2,
+    ),
+    "smollm2": Config(
+        vision=Vision(size=32, patch=8, start="clip", frozen=True),
+        connector=Connector(tokens=4, hidden=128),
+        language=Language(base="smollm2-135m-instruct", frozen=True, max_len=512),
+        data=Data(text="glosses"),
+        clip=Clip(steps=900),
+        pretrain=Training(steps=300, rows=4, length=128, lr=2e-3),
+        evaluation=Evaluation(queries=50, glosses=40),
+        cells=(MAIN, "mix=90/0/10"),
+        save_every=25,
+    ),
+}
+EXPECTED = {
+    "tiny": "a model of half a million weights reads pictures of coloured shapes and takes hints from earlier pictures; one seed, no claim; "
+    "about 50 seconds on two idle cores (an estimate)",
+    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; about half an hour on two cores (an estimate); not "
+    "run whole yet",
+    "ablation": "connector, tokens, resolution, encoder and tiles beside the paper's figures; three seeds; about an hour on two cores (an estimate); not run whole yet",
+    "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; not run whole yet",
+    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; about an hour on two "
+    "cores (an estimate); not run whole yet",
+}

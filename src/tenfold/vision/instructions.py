@@ -1,0 +1,131 @@
+"""Tasks to be tuned on: questions about scenes, signs to read, several scenes at once, easy-VQA; and their tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenfold.core.errors import UserError
+from tenfold.vision.interleaved import QUESTION_FAMILIES, VQA_PROMPT, Query, scene_image, scene_question
+from tenfold.vision.scenes import random_sign
+from tenfold.vision.scenes_reasoning import FAMILIES, ask, draw_scenes
+
+Segments = list[dict[str, Any]]
+TASKS = ("scenes", "reading", "several", "easy_vqa")
+SIGN_QUESTION = "what does the sign say?"
+
+
+@dataclass(frozen=True)
+class Instructions(Sequence[Segments]):
+    """Questions with their answers as documents; only answers are learnt from.
+
+    Args:
+        tasks: of `TASKS`, taken in turn.
+        seed: example i depends on (seed, i) alone.
+        size: examples in an epoch.
+        worked: of "several" the steps come before the answer.
+        part: "train" or "test".
+        easy: the folder of easy-VQA's data, for that task.
+    """
+
+    tasks: tuple[str, ...]
+    seed: int
+    size: int
+    worked: bool = False
+    part: str = "train"
+    easy: str | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.tasks) - set(TASKS) or not self.tasks:
+            raise ValueError(f"tasks: got {unknown or self.tasks}, need some of {', '.join(TASKS)}")
+        if self.part not in ("train", "test"):
+            raise ValueError(f"part: got {self.part!r}, need train or test")
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        query = self.query(index)
+        return learnt(query)
+
+    def query(self, index: int) -> Query:
+        """The example as a question to be answered."""
+        task = self.tasks[index % len(self.tasks)]
+        rng = np.random.default_rng([self.seed, 2 if self.part == "train" else 3, index])
+        return make_query(task, rng, worked=self.worked, easy=self.easy, part=self.part)
+
+
+def learnt(query: Query) -> Segments:
+    """A query with its answer, of which alone is learnt from the answer."""
+    told = [{**segment, "loss": False} if "text" in segment else segment for segment in query.prompt]
+    return [*told, {"text": f" {query.answer}\n"}]
+
+
+def make_query(
+    task: str, rng: np.random.Generator, *, worked: bool = False, easy: str | None = None, part: str = "train"
+) -> Query:
+    """One question of a task; its note is the family."""
+    if task == "scenes":
+        family = QUESTION_FAMILIES[rng.integers(len(QUESTION_FAMILIES))]
+        objects, question, answer = scene_question(rng, family)
+        return _asked([scene_image(objects)], question, answer, family)
+    if task == "reading":
+        sign = random_sign(rng)
+        return _asked([{"image": {"sign": sign}}], SIGN_QUESTION, sign["word"].lower(), "reading")
+    if task == "several":
+        family = FAMILIES[rng.integers(len(FAMILIES))]
+        scenes = draw_scenes(family, rng, int(rng.integers(2, 5)))
+        asked = ask(family, scenes)
+        answer = asked.worked if worked else asked.answer
+        return _asked([scene_image(scene) for scene in scenes], asked.question, answer, family)
+    if task == "easy_vqa":
+        questions = easy_questions(easy, part)
+        question, answer, image = questions[rng.integers(len(questions))]
+        return _asked([{"image": image}], question, answer, "easy_vqa")
+    raise ValueError(f"task: got {task!r}, need one of {', '.join(TASKS)}")
+
+
+def final_answer(text: str) -> str:
+    """What a worked answer ends with."""
+    return text.rpartition(" so ")[2].strip()
+
+
+_EASY: dict[tuple[str | None, str], list[tuple[str, str, str]]] = {}
+
+
+def easy_questions(folder: str | None, part: str) -> list[tuple[str, str, str]]:
+    """(question, answer, picture's path) of easy-VQA, from the installed package `easy_vqa` or a folder of its data.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if (folder, part) not in _EASY:
+        root = Path(folder) if folder else _easy_package()
+        file = root / part / "questions.json"
+        if not file.is_file():
+            raise UserError(f"data not found: {file}; pip install easy-vqa==1.0, or give the folder of its data")
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        images = root / part / "images"
+        _EASY[folder, part] = [(str(q), str(a), str(images / f"{int(i)}.png")) for q, a, i in rows]
+    return _EASY[folder, part]
+
+
+def _easy_package() -> Path:
+    import importlib.util
+
+    spec = importlib.util.find_spec("easy_vqa")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("data not found: easy-VQA; pip install easy-vqa==1.0, or give the folder of its data")
+    return Path(next(iter(spec.submodule_search_locations))) / "data"
+
+
+def _asked(images: Segments, question: str, answer: str, note: str) -> Query:
+    prompt = [*images, {"text": VQA_PROMPT.format(question=question)}]
+    return Query("vqa", (), prompt, answer, note)

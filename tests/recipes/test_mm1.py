@@ -1,0 +1,311 @@
+"""The experiment end to end at a size of seconds, killed and resumed, on two processes; its verbs and its settings."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tenfold.cli import main
+from tenfold.core.config import from_json, to_json
+from tenfold.core.errors import UserError
+from tenfold.core.fit import TrainState
+from tenfold.core.run import Run
+from tenfold.recipes.mm1 import EXPECTED, PRESETS, Config, evaluation, train, training
+from tenfold.recipes.mm1.config import (
+    MAIN,
+    Connector,
+    Evaluation,
+    Language,
+    Mix,
+    Training,
+    Tuning,
+    Vision,
+    of_cell,
+    settings,
+)
+from tenfold.recipes.mm1.documents import batches, make_tokenizer, mixture, texts
+from tenfold.recipes.mm1.findings import make_claims
+from tenfold.recipes.mm1.network import EncodedOnce, build, build_optimizer
+from tenfold.recipes.mm1.training import Job, model_folder
+from tenfold.vision.document_tokens import special_ids
+from tenfold.vision.multimodal import mm_loss
+from tenfold.vision.multimodal_folder import open_model
+from tenfold.vision.multimodal_packing import Collate
+from tenfold.vision.scenes import render_scene
+
+SMALL = Config(
+    vision=Vision(size=12, patch=4, dim=16, layers=1, heads=2, mlp=16),
+    connector=Connector(tokens=1, hidden=8, depth=1),
+    language=Language(vocab=300, dim=16, layers=2, heads=2, ffn=16, max_len=256),
+    pretrain=Training(steps=5, rows=4, length=64, warmup=1),
+    sft=Tuning(("scenes", "several"), training=Training(steps=3, rows=4, length=96, final=0.0, warmup=1)),
+    evaluation=Evaluation(shots=(0, 2), queries=3, tuned=3, glosses=4),
+    log_every=1,
+    save_every=2,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two cells."""
+    run = Run.create("mm1", "tiny", replace(SMALL, cells=(MAIN, "decoder=moe+connector=mlp+tokens=9")), tmp_path_factory.mktemp("runs"))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(from_json(Config, run.config), run)
+    return run.path
+
+
+def test_a_run_leaves_models_tables_and_examples(run_folder: Path) -> None:
+    run = Run.open(run_folder)
+    row = run.load_stage(Job(MAIN, 0).name)
+    assert set(row["few_shot"]) == {"attr", "vqa", "caption"} and set(row["few_shot"]["attr"]) == {"0", "2"}
+    assert {"all", "without pictures", "order reversed", "first picture alone", "2 shots, steps"} <= set(row["tuned"]["several"])  # fmt: skip
+    assert 0 < row["text_bpb"] < 12
+    for name in ("shots", "losses", "examples attr, 2 shots", "examples scenes"):
+        assert (run_folder / "figures" / f"{name}.png").stat().st_size > 4000, name
+    cells = json.loads((run_folder / "tables" / "cells.json").read_text())["rows"]
+    assert [line["cell"] for line in cells] == [MAIN, "decoder=moe+connector=mlp+tokens=9"]
+    assert (run_folder / "report.html").is_file()
+    examples = json.loads((run_folder / "examples" / f"{Job(MAIN, 0).name}-pretrain-measures.json").read_text())
+    assert {"prompt", "said", "answer", "seed"} <= set(examples[0])
+    claims = json.loads((run_folder / "result.json").read_text())["claims"]
+    assert claims and all(claim["holds"] is None for claim in claims)
+
+
+def test_killed_in_either_stage_and_resumed_it_is_the_same_model(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_fit, kill_at = training.fit, [("pretrain", 3), ("sft", 3)]
+
+    def fit_until_killed(state: TrainState, loss: Any, *, after_step: Any, name: str, **options: Any) -> TrainState:
+        def after(state: TrainState) -> None:
+            after_step(state)
+            if kill_at and name.endswith(kill_at[0][0]) and state.step == kill_at[0][1]:
+                kill_at.pop(0)
+                raise Killed
+
+        return plain_fit(state, loss, after_step=after, name=name, **options)
+
+    monkeypatch.setattr(training, "fit", fit_until_killed)
+    for name in ("after_pretraining", "after_tuning"):
+        monkeypatch.setattr(evaluation, name, lambda *_: {"few_shot": {}, "tuned": {}})
+    run = Run.create("mm1", "tiny", SMALL, tmp_path)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(SMALL, Run.open(run.path))
+    train(SMALL, Run.open(run.path))
+    for file in ("model.safetensors", "lm/model.safetensors"):
+        whole, resumed = (model_folder(path, Job(MAIN, 0)) / file for path in (run_folder, run.path))
+        assert whole.read_bytes() == resumed.read_bytes(), file
+
+
+def test_two_processes_train_the_model_of_one(run_folder: Path, tmp_path: Path) -> None:
+    """Under torchrun, weights and batches split over two ranks: the same model up to rounding."""
+    (tmp_path / "config.json").write_text(json.dumps(to_json(SMALL)))
+    (tmp_path / "work.py").write_text(
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from tenfold.core.config import from_json\n"
+        "from tenfold.core.run import Run\n"
+        "from tenfold.recipes.mm1 import Config, evaluation, train\n"
+        "from tenfold.cli.recipe import on_all_ranks\n"
+        "evaluation.after_pretraining = evaluation.after_tuning = lambda *_: {'few_shot': {}, 'tuned': {}}\n"
+        "config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))\n"
+        "run = on_all_ranks(lambda: Run.create('mm1', 'tiny', config, sys.argv[2]))\n"
+        "train(config, run)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(tmp_path / "work.py"), str(tmp_path / "config.json"), str(tmp_path / "runs")],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (run,) = (tmp_path / "runs" / "mm1").iterdir()
+    one, two = (open_model(model_folder(path, Job(MAIN, 0))).state_dict() for path in (run_folder, run))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=5e-4, atol=5e-5, msg=name)
+
+
+def test_chat_answers_from_files(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = [{"shape": "circle", "colour": "red", "size": "large", "row": 1, "col": 1}]
+    for name in ("a.png", "b.png"):
+        Image.fromarray(render_scene(scene, 40)).save(tmp_path / name)
+    images = ["--image", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert main(["mm1", "chat", str(run_folder), *images, "--question", "what shape is red?"]) == 0
+    assert len(capsys.readouterr().out.strip().splitlines()) == 1
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO("how many objects are there?\n\nwhat colour is the circle? <image>\n")
+    )
+    assert main(["mm1", "chat", str(run_folder), *images]) == 0
+    assert len(capsys.readouterr().out.strip().splitlines()) == 2
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    for path, told in (("broken.png", "cannot be read"), ("none.png", "not found")):
+        assert main(["mm1", "chat", str(run_folder), "--image", str(tmp_path / path), "--question", "x"]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    assert main(["mm1", "chat", str(tmp_path), "--question", "x"]) == 2
+
+
+def test_eval_scores_files_of_the_field(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        Image.fromarray(np.full((20, 20, 3), 90 * number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    asked = {"questions": [{"question_id": n, "image_id": n, "question": "what?"} for n in (1, 2)]}
+    told = {"annotations": [{"question_id": n, "answers": [{"answer": "red"}]} for n in (1, 2)]}
+    captions = {"annotations": [{"image_id": n, "caption": f"a thing {n}"} for n in (1, 2)]}
+    for name, content in (("q.json", asked), ("a.json", told), ("c.json", captions)):
+        (tmp_path / name).write_text(json.dumps(content))
+    common = ["--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    questions = ["--questions", str(tmp_path / "q.json"), "--annotations", str(tmp_path / "a.json")]
+    assert main(["mm1", "eval", str(run_folder), *questions, *common]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["rows"][0]["prompt"] == "<image>Question: what? Short answer:"
+    assert [row["question_id"] for row in json.loads((tmp_path / "out" / "answers.json").read_text())] == [1, 2]
+    assert main(["mm1", "eval", str(run_folder), "--task", "caption", "--annotations", str(tmp_path / "c.json"), *common]) == 0  # fmt: skip
+    assert "CIDEr" in capsys.readouterr().out
+    assert main(["mm1", "eval", str(run_folder)]) == 2
+
+
+def test_report_export_law_and_sizes(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mm1", "report", str(run_folder)]) == 0
+    moe = model_folder(run_folder, Job("decoder=moe+connector=mlp+tokens=9", 0))
+    capsys.readouterr()
+    assert main(["mm1", "export", str(moe), str(tmp_path / "x")]) == 2
+    assert "need llama or qwen3" in capsys.readouterr().err
+    assert main(["mm1", "lr-law", "9e6:6.75e-4", "1.2e9:8.58e-5"]) == 0
+    assert "-0.42" in capsys.readouterr().out
+    assert main(["mm1", "sizes", "3b-moe64"]) == 0
+    assert "64.48 B" in capsys.readouterr().out
+
+
+def test_ablate_prints_a_table_and_skips_finished_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(SMALL, sft=replace(SMALL.sft, training=replace(SMALL.sft.training, steps=0)))
+    monkeypatch.setitem(PRESETS, "tiny", small)
+    arguments = ["--axes", "decoder", "--seeds", "1", "--steps", "2", "--runs-dir", str(tmp_path)]
+    assert main(["mm1", "ablate", "tiny", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "decoder=dense" in out and "experts ahead of dense" in out
+    (run,) = (tmp_path / "mm1").iterdir()
+    assert len((run / "ablation.csv").read_text().splitlines()) == 3
+    assert len(json.loads((run / "ablation.json").read_text())) == 2
+    monkeypatch.setattr(training, "learn", lambda *_: pytest.fail("trained again"))
+    assert main(["mm1", "ablate", "--resume", str(run)]) == 0
+    assert main(["mm1", "ablate", "tiny", "--axes", "depth"]) == 2
+
+
+def test_cells_change_what_they_name() -> None:
+    changed, mix = of_cell(SMALL, "mix=20/70/10+resolution=24+tokens=4+encoder=3+decoder=moe+connector=avg+tiles=4")
+    assert (mix.captions, mix.interleaved, mix.text, mix.control) == (20, 70, 10, False)
+    assert (changed.vision.size, changed.vision.layers, changed.vision.tiles) == (24, 3, 4)
+    assert (changed.connector.name, changed.connector.tokens, changed.language.experts) == ("avg", 4, 4)
+    assert of_cell(SMALL, "mix=control")[1].control
+    changed, _ = of_cell(SMALL, "task=reading")
+    assert changed.pretrain.steps == 0 and changed.sft.tasks == ("reading",)
+    for cell, told in (("depth=3", "axis=value"), ("mix=1/2", "captions/interleaved/text"), ("mix=0/0/0", "captions/"), ("mix=-1/1/1", "captions/"), ("tokens=x", "whole number")):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            settings(cell)
+
+
+def test_settings_that_cannot_be_are_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENFOLD_DATA", str(tmp_path))
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path))
+    for options, told in (
+        (["--vision.size", "25"], "multiple of patch"),
+        (["--connector.tokens", "5"], "square number"),
+        (["--connector.name", "cab"], "did you mean cabs"),
+        (["--connector.tokens", "49"], "from a grid of 6 x 6"),
+        (["--data.text", "glosses"], "data not found: 08-mm1/glosses-train.txt.gz"),
+        (["--data.captions", "emoji"], "data not found: 08-mm1/emoji-train.tar"),
+        (["--data.folder", str(tmp_path), "--data.text", "glosses"], "pass --data.folder"),
+    ):
+        assert main(["mm1", "train", "tiny", *options, "--runs-dir", str(tmp_path / "runs")]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1, error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_presets_say_what_they_are_and_survive_a_file() -> None:
+    assert EXPECTED.keys() == PRESETS.keys() and all(EXPECTED.values())
+    for preset in PRESETS.values():
+        assert from_json(Config, json.loads(json.dumps(to_json(preset)))) == preset
+
+
+def test_a_place_of_another_mix_or_tokenizer_is_refused() -> None:
+    tokenizer = make_tokenizer(SMALL)
+    model = build(SMALL, tokenizer, 0)
+    assert model.processor is not None
+    first = batches(SMALL.pretrain, mixture(SMALL, Mix(45, 45, 10), 0), tokenizer, model.processor, 0, "mix 45/45/10")
+    other = batches(SMALL.pretrain, mixture(SMALL, Mix(90, 5, 5), 0), tokenizer, model.processor, 0, "mix 90/5/5")
+    with pytest.raises(UserError, match="another tokenizer, number of tokens or mix"):
+        other.load_state_dict(first.state_dict())
+
+
+def test_features_of_a_frozen_encoder_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, vision=replace(SMALL.vision, frozen=True))
+    tokenizer = make_tokenizer(config)
+    model = build(config, tokenizer, 0)
+    assert model.processor is not None and model.vision is not None
+    assert not any(weight.requires_grad for weight in model.vision.parameters())
+    collate = Collate(special_ids(tokenizer), model.processor)
+    rows = batches(SMALL.pretrain, mixture(config, Mix(1, 0, 0), 0), tokenizer, model.processor, 0, "x", collate=list)
+    first = next(iter(rows))
+    once = EncodedOnce(collate, model.vision, -1)
+    told, seen = once(first), collate(first)
+    assert told.pixel_values.ndim == 3
+    torch.testing.assert_close(mm_loss(model, told)[0], mm_loss(model, seen)[0])
+    monkeypatch.setattr(model.vision, "forward", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(once(first).pixel_values, told.pixel_values)
+
+
+def test_weight_decay_by_either_reading() -> None:
+    model = torch.nn.Linear(2, 2)
+    for wd, factor in (("absolute", 1 - 0.01 * 0.1), ("adamw", 1 - 0.01 * 0.01 * 0.1)):
+        optimizer = build_optimizer(model, Training(lr=0.01, wd=wd))  # type: ignore[arg-type]
+        before = model.weight.detach().clone()
+        model.weight.grad = torch.zeros_like(model.weight)
+        model.bias.grad = torch.zeros_like(model.bias)
+        optimizer.step()
+        torch.testing.assert_close(model.weight.detach(), before * factor, atol=1e-8, rtol=1e-6)
+    assert isinstance(build_optimizer(model, Training(optimizer="adafactor")), torch.optim.Adafactor)
+
+
+def test_held_out_text_is_not_trained_on() -> None:
+    train_lines = {document[0]["text"] for document in texts(SMALL.data, "train")}
+    assert not train_lines & {document[0]["text"] for document in texts(SMALL.data, "val")}
+
+
+def test_claims_pair_seeds_and_leave_out_what_was_not_run() -> None:
+    def row(cell: str, seed: int, eight: float, bpb: float) -> dict[str, Any]:
+        shots = {"0": 1.0, "8": eight}
+        return {"cell": cell, "seed": seed, "few_shot": {"attr": shots, "caption": {"0": 5.0, "8": 6.0}}, "tuned": {}, "text_bpb": bpb}  # fmt: skip
+
+    config = replace(SMALL, evaluation=replace(SMALL.evaluation, shots=(0, 8)), cells=(MAIN, "mix=100/0/0"), seeds=(0, 1, 2))  # fmt: skip
+    rows = [row(MAIN, seed, 60 + seed, 2.0) for seed in (0, 1, 2)] + [
+        row("mix=100/0/0", s, 1.0, 3.0) for s in (0, 1, 2)
+    ]
+    claims = {claim.name: claim for claim in make_claims(config, rows, [])}
+    first = claims["8 shots above 0 shots by 30 points on attr"]
+    assert first.holds and first.value == 61 and first.baseline == 31
+    assert claims["45/45/10 above captions alone by 20 points, 8 shots on attr"].holds
+    assert not any("control" in name or "redrawn" in name or "easy" in name for name in claims)
