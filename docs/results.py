@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tenfold.core.claims import Claim
 from tenfold.core.config import read_json
 from tenfold.core.report import duration, number
 from tenfold.core.run import Run
@@ -25,12 +26,13 @@ def markdown_table(columns: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def claims_table(claims: list[dict[str, Any]]) -> list[str]:
-    verdicts = {True: "holds", False: "does not hold", None: "one seed"}
     rows = []
     for claim in claims:
         interval = "–" if claim["ci95"] is None else "{:.4f} … {:.4f}".format(*claim["ci95"]).replace("-", "−")
         difference = f"{claim['margin']:+.4f}".replace("-", "−")
-        rows.append([claim["name"], claim["value"], claim["baseline"], difference, interval, verdicts[claim["holds"]]])
+        rows.append(
+            [claim["name"], claim["value"], claim["baseline"], difference, interval, Claim.from_json(claim).verdict]
+        )
     return markdown_table(["claim", "measured", "baseline", "difference", "95 % interval", "verdict"], rows)
 
 

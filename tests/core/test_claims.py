@@ -42,6 +42,23 @@ def test_holds_only_where_the_whole_interval_is_better(
     assert claim(better=better, ci95=interval, seeds=seeds).holds is holds
 
 
+@pytest.mark.parametrize(
+    ("better", "interval", "seeds", "verdict"),
+    [
+        ("higher", (0.1, 0.5), 3, "holds"),
+        ("higher", (-0.1, 0.5), 3, "does not hold"),
+        ("higher", (-0.5, 0.0), 3, "does not hold"),
+        ("higher", (-0.5, -0.1), 3, "the opposite holds"),
+        ("lower", (0.1, 0.5), 3, "the opposite holds"),
+        ("lower", (-0.5, -0.1), 1, "one seed"),
+    ],
+)
+def test_the_verdict_says_where_the_opposite_holds(
+    better: str, interval: tuple[float, float], seeds: int, verdict: str
+) -> None:
+    assert claim(better=better, ci95=interval, seeds=seeds).verdict == verdict
+
+
 def test_margin_is_value_minus_baseline() -> None:
     assert claim(value=1.0, baseline=1.5).margin == -0.5
 

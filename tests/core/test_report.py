@@ -72,7 +72,12 @@ def test_the_parts_stand_in_order(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("interval", "seeds", "verdict"),
-    [((-0.4, -0.1), 3, "holds"), ((-0.4, 0.1), 3, "does not hold"), ((math.nan, math.nan), 1, "one seed")],
+    [
+        ((-0.4, -0.1), 3, "holds"),
+        ((-0.4, 0.1), 3, "does not hold"),
+        ((0.1, 0.4), 3, "the opposite holds"),
+        ((math.nan, math.nan), 1, "one seed"),
+    ],
 )
 def test_verdicts(run: Run, interval: tuple[float, float], seeds: int, verdict: str) -> None:
     run.claim(claim("loss", interval, seeds))

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tenfold.cli import main
+from tenfold.core.claims import Claim
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
@@ -67,7 +68,8 @@ def test_end_to_end_trains_every_family_under_both_protocols_and_reports(config:
     shares = [row["mfu"] for row in run.rows("dense-32-seconds-seed0") if "mfu" in row]
     assert shares and all(0 < share < 1 for share in shares)
     report = (run.path / "report.html").read_text()
-    assert "does not hold" in report or "holds" in report
+    claims = json.loads((run.path / "result.json").read_text())["claims"]
+    assert claims and all(f">{Claim.from_json(claim).verdict}</span>" in report for claim in claims)
     # What was trained opens as a model of its own, with the loss that the table holds.
     model = Decoder.from_pretrained(run.path / "models" / "moe-half-32-seconds-seed0")
     assert model.cfg.moe is not None and model.cfg.moe.num_experts == 8

@@ -159,9 +159,8 @@ def _is_main() -> bool:
 
 
 def _claim_line(claim: Claim) -> str:
-    verdict = {True: "holds", False: "does not hold", None: "one seed"}[claim.holds]
     simulated = ", simulator" if claim.simulator else ""
-    return f"  {claim.name}: {claim.value:.4g} against {claim.baseline:.4g} ({verdict}{simulated})"
+    return f"  {claim.name}: {claim.value:.4g} against {claim.baseline:.4g} ({claim.verdict}{simulated})"
 
 
 def _overview(recipe: Recipe, module: ModuleType) -> str:

@@ -61,6 +61,17 @@ class Claim:
         low, high = self.ci95
         return low > 0 if self.better == "higher" else high < 0
 
+    @property
+    def verdict(self) -> str:
+        """`holds` in words; where the whole interval lies on the worse side, these say so."""
+        if self.holds is None:
+            return "one seed"
+        if self.holds:
+            return "holds"
+        low, high = self.ci95
+        opposite = high < 0 if self.better == "higher" else low > 0
+        return "the opposite holds" if opposite else "does not hold"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

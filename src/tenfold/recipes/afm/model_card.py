@@ -125,9 +125,8 @@ def _figures(run: Run, items: Sequence[Mapping[str, Any]], tables: Collection[st
 def _claims(claims: Sequence[Claim]) -> list[str]:
     if not claims:
         return []
-    words = {True: "holds", False: "does not hold", None: "one seed"}
     rows = [
-        {"claim": each.name, "value": each.value, "baseline": each.baseline, "seeds": each.seeds, "": words[each.holds]}
+        {"claim": each.name, "value": each.value, "baseline": each.baseline, "seeds": each.seeds, "": each.verdict}
         for each in claims
     ]
     return ["### claims", _table(rows)]

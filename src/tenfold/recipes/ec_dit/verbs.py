@@ -185,8 +185,7 @@ def compare(
     run = Run.create("ec-dit", preset, config, runs_dir, title="EC-DiT beside its rivals")
     print(f"run: {run.path}", flush=True)
     for claim in train(config, run).claims:
-        verdict = {True: "holds", False: "does not hold", None: "one seed"}[claim.holds]
-        print(f"{claim.name}: {claim.value:.4g} beside {claim.baseline:.4g} ({verdict})")
+        print(f"{claim.name}: {claim.value:.4g} beside {claim.baseline:.4g} ({claim.verdict})")
     print(f"report: {run.path / 'report.html'}")
 
 
