@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,11 @@ _MEANINGS = {
 
 def _visible(html: str) -> str:
     """Control and direction marks made visible, so that a prompt cannot change how the page reads."""
-    return "".join(char if char in "\n\t" or char.isprintable() else f"\\u{ord(char):04x}" for char in html)
+    return "".join(f"\\u{ord(char):04x}" if _is_mark(char) else char for char in html)
+
+
+def _is_mark(char: str) -> bool:
+    return char not in "\n\t" and unicodedata.category(char)[0] == "C"
 
 
 def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -214,7 +214,7 @@ def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
     sim = config.simulated
     for task in config.data.tasks:
         have = scores.methods(task)
-        for method in have:
+        for method in sorted(have, key=lambda method: method != "abo"):
             if method != "given":
                 paper = PAPER_BEHAVIOUR if method == "abo" else None
                 claims.append(_claim(scores, task, method, "given", sim, paper))
