@@ -234,7 +234,7 @@ def test_settings_that_cannot_be_are_one_line_and_exit_2(
         (["--vision.size", "25"], "multiple of patch"),
         (["--connector.tokens", "5"], "square number"),
         (["--connector.name", "cab"], "did you mean cabs"),
-        (["--connector.tokens", "49"], "from a grid of 6 x 6"),
+        (["--connector.tokens", "49"], "from a grid of 3 x 3"),
         (["--data.text", "glosses"], "data not found: 08-mm1/glosses-train.txt.gz"),
         (["--data.captions", "emoji"], "data not found: 08-mm1/emoji-train.tar"),
         (["--data.folder", str(tmp_path), "--data.text", "glosses"], "pass --data.folder"),

@@ -31,7 +31,7 @@ class Vision:
     """
 
     size: int = 24
-    patch: int = 4
+    patch: int = 8
     dim: int = 64
     layers: int = 2
     heads: int = 4
@@ -63,7 +63,7 @@ class Connector:
     """
 
     name: str = "cabs"
-    tokens: int = 4
+    tokens: int = 9
     hidden: int = 64
     depth: int = 1
 

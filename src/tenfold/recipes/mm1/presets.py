@@ -19,7 +19,7 @@ _LAPTOP_TUNING = Tuning(("scenes", "several"), training=Training(steps=250, fina
 
 PRESETS: dict[str, Config] = {
     "tiny": Config(
-        pretrain=Training(steps=90),
+        pretrain=Training(steps=120),
         sft=Tuning(training=Training(steps=20, final=0.0, lr=2e-3, warmup=5)),
         evaluation=Evaluation(queries=60, tuned=60, glosses=80),
     ),
@@ -44,13 +44,14 @@ PRESETS: dict[str, Config] = {
             MAIN,
             "connector=avg",
             "connector=attn",
-            "tokens=9",
+            "tokens=1",
+            "tokens=4",
             "resolution=48",
             "encoder=4",
             "task=reading+resolution=48",
             "task=reading+resolution=96",
             "task=reading+resolution=48+tiles=4",
-            "task=scenes+tokens=4",
+            "task=scenes+tokens=4+resolution=48",
             "task=scenes+tokens=16+resolution=48",
         ),
         seeds=(0, 1, 2),
