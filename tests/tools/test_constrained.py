@@ -82,7 +82,7 @@ def test_as_a_logits_processor(tokenizer: Tokenizer) -> None:
     decoder = ConstrainedDecoder({"const": {"a": 1}}, tokenizer)
     logits = noise(tokenizer)
     for _ in range(2):
-        ids = torch.tensor([[5, 6, 7]])
+        ids = torch.tensor([[50, 60, 70]])
         while ids[0, -1] != decoder.end:
             scores = decoder(ids, logits([])[None])
             ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)

@@ -52,7 +52,6 @@ __all__ = [
     "Usage",
     "complete_all",
     "run_sync",
-    "run_sync",
 ]
 
 T = TypeVar("T")

@@ -11,9 +11,12 @@ from tenfold.tools.ranker import Likeness, SearchHead
 from tenfold.tools.samples import DecisionSample
 
 
-def always_refuse(samples: Sequence[DecisionSample]) -> list[Prediction]:
-    """Search, and call nothing."""
-    return [Prediction(True) for _ in samples]
+class AlwaysRefuse:
+    """Searches, and calls nothing."""
+
+    def decide(self, samples: Sequence[DecisionSample]) -> list[Prediction]:
+        """One prediction each."""
+        return [Prediction(True) for _ in samples]
 
 
 class TfidfDecider:
@@ -21,7 +24,7 @@ class TfidfDecider:
 
     Args:
         likeness: fitted to the tools and queries of training.
-        head: of `SearchHead.fit(..., balanced=False, letters=False)`; None always searches.
+        head: of `SearchHead.fit(..., letters=False)`; None always searches.
         threshold: cosine below which none fits; 0 always calls.
     """
 

@@ -131,9 +131,11 @@ class ConstrainedDecoder:
         return dict(_without(self.schema, left))
 
     def _finite(self, allowed: Ids, tail: bytes) -> Ids:
-        """Without a third digit of an exponent: the grammar allows 1e999, which no float holds."""
-        begins, long = self._digits
-        rest = allowed[~(long[allowed] | (begins[allowed] & bool(_EXPONENT.search(tail))))]
+        """Without a third digit of an exponent, since the grammar allows 1e999, which no float holds; and without control
+        tokens, which are no text.
+        """
+        begins, long, special = self._digits
+        rest = allowed[~(long[allowed] | special[allowed] & (allowed != self.end) | (begins[allowed] & bool(_EXPONENT.search(tail))))]  # fmt: skip
         return rest if rest.size else allowed
 
     def _closing(self, allowed: Ids) -> int:
@@ -159,10 +161,12 @@ def _drawn(logits: Tensor, allowed: Ids, temperature: float, generator: torch.Ge
 
 
 @lru_cache(maxsize=4)
-def _digit_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of every token, whether it begins with a digit, and whether it holds an exponent that is too long by itself."""
+def _digit_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of every token, whether it begins with a digit, holds an exponent that is too long by itself, is a control token."""
+    controls = {id for id, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
     spelt = [_token_bytes(tokenizer, id) for id in range(tokenizer.vocab_size)]
-    return np.array([part[:1].isdigit() for part in spelt]), np.array([bool(_LONG.search(part)) for part in spelt])
+    special = np.array([id in controls for id in range(len(spelt))])
+    return np.array([part[:1].isdigit() for part in spelt]), np.array([bool(_LONG.search(part)) for part in spelt]), special  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -259,6 +263,17 @@ def _xgrammar(schema: dict[str, Any], tokenizer: Tokenizer, end: int) -> Callabl
     return Guide
 
 
+def _typed(node: Any) -> Any:
+    """outlines-core wants a type everywhere: a value of any type becomes a text."""
+    if isinstance(node, list):
+        return [_typed(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    schema = {key: {name: _typed(part) for name, part in value.items()} if key == "properties" else _typed(value) for key, value in node.items()}  # fmt: skip
+    known = ("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "properties")
+    return schema if any(key in schema for key in known) else {**schema, "type": "string"}
+
+
 @lru_cache(maxsize=4)
 def _outlines_vocabulary(tokenizer: Tokenizer, end: int) -> Any:
     tokens: dict[bytes, list[int]] = {}
@@ -274,7 +289,7 @@ def _outlines_core(schema: dict[str, Any], tokenizer: Tokenizer, end: int) -> Ca
     try:
         from outlines_core.json_schema import build_regex_from_schema
 
-        regex = build_regex_from_schema(json.dumps(schema), "")
+        regex = build_regex_from_schema(json.dumps(_typed(schema)), "")
         regex = re.sub(r"\[ \]\?", "", regex)
         index = core.Index(regex, _outlines_vocabulary(tokenizer, end))
     except (ValueError, TypeError) as error:

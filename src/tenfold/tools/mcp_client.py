@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from tenfold.core.errors import UserError
 from tenfold.tools.executor import McpFailure
@@ -75,17 +77,21 @@ class McpSession:
             self._loop.close()
 
     async def _session(self, server: Any) -> None:
+        with Path(os.devnull).open("w") as quiet:
+            await self._converse(server, quiet)
+
+    async def _converse(self, server: Any, quiet: TextIO) -> None:
         try:
             from mcp import Client
-            from mcp.client.stdio import StdioServerParameters
+            from mcp.client.stdio import StdioServerParameters, stdio_client
         except ImportError:
             raise UserError("MCP servers need the package mcp: pip install 'tenfold[tools]'") from None
         if isinstance(server, str) and not server.startswith(("http://", "https://")):
             command = shlex.split(server)
             if not command:
                 raise UserError("mcp: got an empty command, need one such as 'python -m mcp_server_time'")
-            # Only the few variables that the package lets through: a server gets no key of ours.
-            server = StdioServerParameters(command=command[0], args=command[1:])
+            # Only the few variables that the package lets through: a server gets no key of ours. Its log is its own.
+            server = stdio_client(StdioServerParameters(command=command[0], args=command[1:]), errlog=quiet)
         async with asyncio.timeout(self.timeout) as clock, Client(server, read_timeout_seconds=self.timeout) as client:
             self._client = client
             self.tools_listed = {"tools": await _listed(client)}

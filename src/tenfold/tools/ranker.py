@@ -31,7 +31,7 @@ from tenfold.tools.words import split_name
 
 CARD, WEIGHTS = "ranker.json", "model"
 CHARACTERS = 20_000  # of the commonest groups of letters
-_FOLD = 1e-9
+FOLDS, MISSED = 5, 0.02  # of the search: parts of its cross-validation, share of queries whose tool may be missed
 
 
 def shown_text(candidate: Candidate) -> str:
@@ -66,30 +66,36 @@ class Likeness:
 
     def cosines(self, samples: Sequence[DecisionSample]) -> NDArray[np.float64]:
         """By words alone, (N, K): the feature of the floor."""
-        return self.of(samples)[..., 0]
+        _, documents, queries, place = _pairs(samples)
+        return _slots(self.words.transform(queries), self.words.transform(documents), place)
 
     def of(self, samples: Sequence[DecisionSample]) -> NDArray[np.float64]:
         """Features of all pairs, (N, K, F); all samples have K candidates."""
-        texts = {each: index for index, each in enumerate(dict.fromkeys(tool for sample in samples for tool in sample.candidates))}  # fmt: skip
-        documents, names = [shown_text(tool) for tool in texts], [split_name(tool.name) for tool in texts]
-        queries = [sample.query for sample in samples]
-        place = np.array([[texts[tool] for tool in sample.candidates] for sample in samples])
-        found = np.zeros((*place.shape, self.features))
+        names, documents, queries, place = _pairs(samples)
         word_queries, word_tools = self.words.transform(queries), self.words.transform(documents)
-        pairs = [(word_queries, word_tools)]
-        pairs.append((self.letters.transform(queries), self.letters.transform(documents)))
-        pairs.append((word_queries, self.words.transform(names)))
-        for feature, (left, right) in enumerate(pairs):
-            for slot in range(place.shape[1]):
-                found[:, slot, feature] = np.asarray(left.multiply(right[place[:, slot]]).sum(1)).ravel()
-        held, wanted = (word_tools > 0).astype(np.float64), (word_queries > 0).astype(np.float64)
-        for slot in range(place.shape[1]):
-            shared = np.asarray(wanted.multiply(held[place[:, slot]]).sum(1)).ravel()
-            found[:, slot, 3] = shared / np.maximum(np.asarray(wanted.sum(1)).ravel(), 1)
+        wanted, held = (word_queries > 0).astype(np.float64), (word_tools > 0).astype(np.float64)
+        found = [
+            _slots(word_queries, word_tools, place),
+            _slots(self.letters.transform(queries), self.letters.transform(documents), place),
+            _slots(word_queries, self.words.transform(names), place),
+            _slots(wanted, held, place) / np.maximum(np.asarray(wanted.sum(1)).reshape(-1, 1), 1),
+        ]
         if self.embed is not None:
             queries_NE, tools_NE = self.embed(queries), self.embed(documents)
-            found[..., 4] = np.einsum("ne,nke->nk", queries_NE, tools_NE[place])
-        return found
+            found.append(np.einsum("ne,nke->nk", queries_NE, tools_NE[place]))
+        return np.stack(found, -1)
+
+
+def _pairs(samples: Sequence[DecisionSample]) -> tuple[list[str], list[str], list[str], NDArray[np.int64]]:
+    """Names and documents of the different candidates, the queries, and which candidates each query has, (N, K)."""
+    tools = {tool: index for index, tool in enumerate(dict.fromkeys(tool for sample in samples for tool in sample.candidates))}  # fmt: skip
+    place = np.array([[tools[tool] for tool in sample.candidates] for sample in samples], dtype=np.int64)
+    return [split_name(tool.name) for tool in tools], [shown_text(tool) for tool in tools], [sample.query for sample in samples], place  # fmt: skip
+
+
+def _slots(left: Any, right: Any, place: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Products of sparse rows: of each query with each of its candidates, (N, K)."""
+    return np.stack([np.asarray(left.multiply(right[place[:, slot]]).sum(1)).ravel() for slot in range(place.shape[1])], 1)  # fmt: skip
 
 
 class DecisionRanker(nn.Module):
@@ -150,17 +156,26 @@ class SearchHead:
     bias: float
 
     @classmethod
-    def fit(cls, likeness: Likeness, searched: Sequence[str], general: Sequence[str], *, balanced: bool = True, letters: bool = True) -> SearchHead:  # fmt: skip
-        """Learn from queries that need a tool and from general ones; `balanced` and `letters` off are the floor's."""
+    def fit(cls, likeness: Likeness, searched: Sequence[str], general: Sequence[str], *, letters: bool = True) -> SearchHead:  # fmt: skip
+        """Learn from queries that need a tool and from general ones, both kinds weighing alike.
+
+        Args:
+            letters: also read groups of letters, and set the cut so that of a hundred queries that need a tool 98 search,
+                by cross-validation: a search too many costs less than a tool that is never looked for. False is the floor.
+        """
         from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
         inputs = _inputs(likeness, [*searched, *general], letters)
         right = np.array([1] * len(searched) + [0] * len(general))
-        model = LogisticRegression(
-            C=10.0 if balanced else 1.0, class_weight="balanced" if balanced else None, max_iter=200
-        )
+        model = LogisticRegression(class_weight="balanced", solver="liblinear", random_state=0)
         model.fit(inputs, right)
-        return cls(model.coef_[0].astype(np.float64), float(model.intercept_[0]))
+        bias = float(model.intercept_[0])
+        if letters and min(len(searched), len(general)) >= FOLDS:
+            folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+            scores = cross_val_predict(model, inputs, right, cv=folds, method="decision_function")
+            bias -= float(np.quantile(scores[right == 1], MISSED))
+        return cls(model.coef_[0].astype(np.float64), bias)
 
     def probabilities(self, likeness: Likeness, queries: Sequence[str]) -> NDArray[np.float64]:
         """Of needing a search."""

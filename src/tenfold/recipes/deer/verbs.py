@@ -1,0 +1,354 @@
+"""What a user does: build samples, generate them with a model, evaluate a model, run an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from tenfold.core.config import from_json, need
+from tenfold.core.errors import UserError
+from tenfold.core.run import Run
+from tenfold.recipes.deer import learners
+from tenfold.recipes.deer.config import Config
+from tenfold.recipes.deer.experiment import FIELDS, FLOORS, model_folder
+from tenfold.recipes.deer.reporting import report as write_report
+from tenfold.text.chat import complete_all
+from tenfold.text.endpoint import EndpointChatModel
+from tenfold.text.messages import ChatModel, Message, Sampling
+from tenfold.tools.agent import DecisionAgent, Policy
+from tenfold.tools.ast_match import ast_match
+from tenfold.tools.data import BFCL, BfclItem, bfcl_items, load, read_tools
+from tenfold.tools.decider import ChatDecider
+from tenfold.tools.executor import Executor, LocalExecutor, SubprocessExecutor
+from tenfold.tools.formats import FileFormat, export
+from tenfold.tools.formats import read as read_file
+from tenfold.tools.metrics import evaluate_decisions
+from tenfold.tools.pipeline import SamplePipeline
+from tenfold.tools.sampler import Mode, ToolSampler
+from tenfold.tools.samples import BuildReport, build_samples
+from tenfold.tools.sources import open_tools
+from tenfold.tools.tool import Tool, ToolRegistry
+from tenfold.tools.trace import Call, Candidates, Decision, Error, ToolResult, Trace
+from tenfold.tools.viewer import view
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def build(
+    tools: Path | None = None,
+    /,
+    out: Path = Path("samples.jsonl"),
+    general: Path | None = None,
+    format: FileFormat = "samples",
+    mode: Mode | Literal["mix"] = "mix",
+    k: int = 5,
+    call_ratio: float = 0.6,
+    n_clusters: int = 30,
+    embed: str = "tfidf-svd",
+    seed: int = 42,
+) -> None:
+    """Build decision samples from tools with examples; no model is asked.
+
+    Args:
+        tools: JSON Lines of api_name, description_for_human, api_function, example, or ToolDEER's own JSON list; none: the
+            catalogue of ToolDEER.
+        out: where they go.
+        general: queries that need no tool, a line each, or JSON Lines with a "query"; none: ToolDEER's, where the tools are.
+        format: samples (ours), tooldeer (markers), sharegpt, openai (messages).
+        mode: how candidates are drawn.
+        k: candidates.
+        call_ratio: share of queries whose tool is among them.
+        n_clusters: of k-means.
+        embed: what tools are clustered by: tfidf-svd, or a sentence encoder's name or folder.
+        seed: of draws and order.
+    """
+    if tools is None:
+        data = load("deer")
+        entries, queries = data.train, list(data.nosearch_train)
+    else:
+        entries, queries = read_tools(tools)[0], []
+    if general is not None:
+        queries = _queries(general)
+    sampler, counts = ToolSampler(None, mode, k=k, n_clusters=n_clusters, seed=seed, embed=embed), BuildReport()
+    samples = build_samples(entries, queries, call_ratio=call_ratio, sampler=sampler, seed=seed, report=counts)
+    export(samples, out, format)
+    print(f"{len(samples)} samples: {_counts(counts.kept)}")
+    print(f"dropped: {_counts(counts.dropped) or 'none'}; candidates filled from other clusters: {sum(sampler.report.filled.values())}")  # fmt: skip
+    print(out)
+
+
+def generate(
+    tools: str,
+    /,
+    model: str = DEFAULT_MODEL,
+    checker: str | None = None,
+    out: Path = Path("generated.jsonl"),
+    folder: Path = Path("deer-samples"),
+    pairs: int = 10,
+    keep_ambiguous: bool = False,
+) -> None:
+    """Have a chat model write queries and calls for tools, check them, and keep the right ones; a killed run goes on.
+
+    Args:
+        tools: a file of tools, mcp:COMMAND, or the URL of an OpenAPI document.
+        model: a pretrained model, a run or model folder, or URL#MODEL of an endpoint.
+        checker: another model that says yes or no to each pair; none: the same.
+        out: tools with their examples, for `build`.
+        folder: where replies and finished tools are kept.
+        pairs: asked for, of each tool.
+        keep_ambiguous: keep queries that stand under two tools.
+    """
+    import json
+
+    from tenfold.core.atomic import write_atomic
+
+    need("--pairs", pairs, 1)
+    with ExitStack() as stack:
+        registry = stack.enter_context(open_tools(tools))
+        speaker = stack.enter_context(_chat(model))
+        other = None if checker is None else stack.enter_context(_chat(checker))
+        pipeline = SamplePipeline(speaker, registry, other, folder, pairs=pairs, keep_ambiguous=keep_ambiguous)
+        found = asyncio.run(
+            pipeline.run(lambda done, every: print(f"{done}/{every} tools", file=sys.stderr, flush=True))
+        )
+    rows = [{"api_name": each.tool.extra.get("api_name", each.tool.name), "description_for_human": each.tool.description, "description_for_model": each.tool.description, "api_function": each.tool.signature, "example": [{"query": query, "call": call} for query, call in each.examples]} for each in found]  # fmt: skip
+    write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    report = pipeline.report
+    print(f"{report.kept} pairs of {len(found)} tools kept; dropped: {_counts(report.dropped) or 'none'}")
+    for name, reason in report.failed.items():
+        print(f"no usable reply for {_plain(name)}: {_plain(reason)}")
+    print(f"{report.calls} requests; {out}")
+
+
+def eval_(
+    model: str,
+    /,
+    decisions: Path | None = None,
+    format: FileFormat = "samples",
+    bfcl: bool = False,
+    limit: int | None = None,
+    demonstrations: int = 0,
+    official: bool = False,
+) -> None:
+    """Evaluate a model's decisions, or its calls on BFCL.
+
+    Args:
+        model: a run or model folder, a pretrained model, or URL#MODEL of an endpoint.
+        decisions: a file of samples; none: ToolBench's and ToolCorpus' ready items.
+        format: of that file.
+        bfcl: calls on BFCL's five categories in place of decisions.
+        limit: the first so many of each.
+        demonstrations: solved samples that a language model is shown first.
+        official: score as the released code: names by substring, searches by ended generations.
+    """
+    need("--limit", limit, 1)
+    need("--demonstrations", demonstrations, 0)
+    if bfcl:
+        with _chat(model) as speaker:
+            for category in BFCL:
+                items = bfcl_items(category)[:limit]
+                print(f"{category:<20} {_share(_bfcl(speaker, items), len(items))}")
+        return
+    if decisions is not None:
+        sets = {decisions.name: read_file(decisions, format)}
+    else:
+        data = load("deer")
+        sets = {"toolbench": list(data.toolbench), "toolcorpus": list(data.toolcorpus)}
+    shown = learners.demonstrations(sets[next(iter(sets))], demonstrations)
+    with _decider(model, shown) as decider:
+        for name, samples in sets.items():
+            asked = [sample for sample in samples if sample not in shown][:limit]
+            figures = evaluate_decisions(asked, decider.decide(asked), name_match="substring" if official else "equal", strict_official=official)  # fmt: skip
+            print(f"{_plain(name)}, {len(asked)} samples")
+            for metric in ("P_NoSearch", "P_Search", "P_DS", "P_NoCall", "P_Call", "P_DC"):
+                if figures["n"][metric]:
+                    low, high = figures["ci95"][metric]
+                    print(f"  {metric:<11} {100 * figures[metric]:6.1f} %   ({100 * low:.1f} – {100 * high:.1f}, n = {figures['n'][metric]})")  # fmt: skip
+
+
+def agent(
+    query: str,
+    /,
+    tools: str | None = None,
+    model: str = DEFAULT_MODEL,
+    k: int = 5,
+    max_steps: int = 8,
+    allow: tuple[str, ...] = (),
+    approve: Literal["ask", "never", "always"] = "ask",
+    sandbox: bool = False,
+    trace: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Answer one query with tools; every decision, call and result is shown.
+
+    Args:
+        query: of the user.
+        tools: a JSON or Python file of tools, mcp:COMMAND, or the URL or file of an OpenAPI document.
+        model: a run or model folder, a pretrained model, or URL#MODEL of an endpoint.
+        k: candidates shown to the model.
+        max_steps: replies of the model at most.
+        allow: tools with side effects that need no asking.
+        approve: calls of other tools with side effects: ask at the terminal, never, or always.
+        sandbox: run Python functions each in a confined process.
+        trace: a JSON file of the episode.
+        html: a page of it.
+    """
+    if tools is None:
+        raise UserError("--tools: need a file of tools, mcp:COMMAND, or the URL or file of an OpenAPI document")
+    with ExitStack() as stack:
+        registry = stack.enter_context(open_tools(tools))
+        if unknown := [name for name in allow if name not in registry]:
+            raise UserError(
+                f"--allow: no tool {_plain(unknown[0])}; there are {', '.join(map(_plain, registry.names[:12]))}"
+            )
+        speaker = stack.enter_context(_chat(model))
+        executor: Executor = SubprocessExecutor() if sandbox else LocalExecutor()
+        policy = Policy(approve=_APPROVE[approve], allow=frozenset(allow))
+        episode = DecisionAgent(speaker, registry, k=k, max_steps=max_steps, policy=policy, executor=executor).run(
+            query
+        )
+    _print(episode)
+    if trace is not None:
+        print(episode.save(trace))
+    if html is not None:
+        print(view(episode, html))
+    if episode.answer is None:
+        raise UserError("the episode ended without an answer")
+
+
+def report(run: Path, /) -> None:
+    """Write the report of a run anew.
+
+    Args:
+        run: a run folder whose stages are done.
+    """
+    opened = Run.open(run)
+    config = _run_config(opened)
+    names = [f"seed{seed}-{stage}" for seed in config.seeds for stage in (FLOORS, *config.arms)]
+    left = [name for name in names if not opened.done(name)]
+    if left:
+        raise UserError(f"{run}: {len(left)} of {len(names)} stages are not done; tenfold deer train --resume {run}")
+    write_report(config, opened, [opened.load_stage(name, FIELDS) for name in names])
+    opened.finish()
+    print(run / "report.html")
+
+
+def _ask(call: Call, tool: Tool) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{_plain(tool.name)} {_plain(str(call.arguments))}: run it? [y/N] ").strip().lower() in ("y", "yes")
+
+
+_APPROVE: dict[str, Any] = {"ask": _ask, "never": None, "always": lambda call, tool: True}
+
+
+def _print(trace: Trace) -> None:
+    for event in trace.events:
+        if isinstance(event, Decision):
+            print(f"decision  {_plain(event.choice)}  (of {', '.join(map(_plain, event.choices))})")
+        elif isinstance(event, Candidates):
+            print(f"found     {', '.join(map(_plain, event.names)) or 'nothing'}")
+        elif isinstance(event, Call):
+            print(f"call      {_plain(event.name)} {_plain(str(event.arguments))}")
+        elif isinstance(event, ToolResult):
+            print(f"{'failed' if event.is_error else 'result':<9} {_plain(event.content)[:500]}")
+        elif isinstance(event, Error):
+            print(f"error     {event.type}: {_plain(event.message)}")
+        else:
+            print(f"answer    {_plain(event.text)}")
+
+
+def _plain(text: str) -> str:
+    """Foreign text as a terminal may show it."""
+    return "".join(c if c == " " or not unicodedata.category(c).startswith(("C", "Z")) else " " for c in text)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def _queries(path: Path) -> list[str]:
+    from tenfold.lm.tasks import read_lines
+
+    if not path.is_file():
+        raise UserError(f"file not found: {path}")
+    if path.suffix == ".jsonl":
+        return [str(row["query"]) for _, row in read_lines(path) if "query" in row]
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
+def _run_config(run: Run) -> Config:
+    if run.recipe != "deer":
+        raise UserError(f"{run.path} is a run of {run.recipe}, need one of deer")
+    return from_json(Config, run.config, where=str(run.path / "config.json"))
+
+
+def _folder(place: str) -> str:
+    """A run's model of its first seed and arm; other places stand for themselves."""
+    path = Path(place)
+    if not (path / "run.json").is_file():
+        return place
+    run = Run.open(path)
+    config = _run_config(run)
+    folder = model_folder(path, config.seeds[0], config.arms[0])
+    if not (folder / learners.CARD).is_file():
+        raise UserError(f"no model in {path}: its training has not ended, or its features need an encoder")
+    return str(folder)
+
+
+@contextmanager
+def _chat(place: str) -> Iterator[ChatModel]:
+    base_url, _, name = place.partition("#")
+    if base_url.startswith(("http://", "https://")):
+        if not name:
+            raise UserError(f"--model: got {place}, need URL#MODEL, such as http://localhost:8000/v1#NAME")
+        yield EndpointChatModel(name, base_url)
+        return
+    with learners.chat_model(_folder(place), Path(place).name) as chat:
+        yield chat
+
+
+@contextmanager
+def _decider(place: str, shown: Sequence[Any]) -> Iterator[learners.Decider]:
+    if place.startswith(("http://", "https://")):
+        with _chat(place) as speaker:
+            yield ChatDecider(speaker, shown)
+        return
+    with learners.decider(_folder(place), shown) as found:
+        yield found
+
+
+def _bfcl(speaker: ChatModel, items: Sequence[BfclItem]) -> int:
+    """How many items are right."""
+    from tenfold.lm.bfcl_calls import parse_calls
+
+    asked = [([Message("user", item.query)], Sampling(temperature=0.0, max_tokens=512, tools=tuple(ToolRegistry.from_bfcl(item.functions).to_openai(strict=False)))) for item in items]  # fmt: skip
+    replies = complete_all(speaker, [messages for messages, _ in asked], [sampling for _, sampling in asked])
+    right = 0
+    for item, (reply,) in zip(items, replies, strict=True):
+        try:
+            calls = [{_named(call.name, item): call.arguments} for call in parse_calls(reply)]
+        except ValueError:
+            calls = []
+        right += bool(ast_match(calls, item.truth, item.functions))
+    return right
+
+
+def _named(name: str, item: BfclItem) -> str:
+    """The function's own name, of which APIs see an alias."""
+    return ToolRegistry.from_bfcl(item.functions).original(name)
+
+
+def _share(right: int, count: int) -> str:
+    from tenfold.core.statistics import wilson
+
+    found = wilson(right, count)
+    return f"{100 * found.value:5.1f} %   ({100 * found.low:.1f} – {100 * found.high:.1f}, n = {count})"
+
+
+VERBS = {"build": build, "generate": generate, "eval": eval_, "agent": agent, "report": report}
