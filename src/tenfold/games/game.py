@@ -204,14 +204,24 @@ def make_game(name: str, **options: Any) -> Game:
     Raises:
         UserError: unknown name.
     """
+    made = _registered(name)
+    if made is None:
+        known = list_games()
+        raise UserError(f"game: got {name!r}, need one of {', '.join(known)}{did_you_mean(name, known)}")
+    return made(**options)
+
+
+def about_game(name: str) -> str:
+    """What a game is about, for someone who has never seen it: the `about` of its class, or nothing."""
+    return str(getattr(_registered(name), "about", ""))
+
+
+def _registered(name: str) -> Callable[..., Game] | None:
     if name in _BUILT_IN and name not in _GAMES:
         from importlib import import_module
 
         import_module(f"tenfold.games.{_BUILT_IN[name]}")  # registers it
-    if name not in _GAMES:
-        known = list_games()
-        raise UserError(f"game: got {name!r}, need one of {', '.join(known)}{did_you_mean(name, known)}")
-    return _GAMES[name](**options)
+    return _GAMES.get(name)
 
 
 def list_games() -> list[str]:

@@ -32,6 +32,11 @@ class AdversarialTaboo:
     name = "adversarial_taboo"
     roles: tuple[str, ...] = ROLES
     zero_sum = True
+    about = (
+        "The attacker knows a secret word and wants the defender to say it unawares; an attacker who says it breaks the "
+        "rules. The defender may guess the word once: right wins, wrong loses. With neither before the turns are used "
+        "up the game is tied."
+    )
 
     def __init__(
         self,

@@ -31,6 +31,10 @@ class TwentyQuestions:
     name = "twenty_questions"
     roles: tuple[str, ...] = ("guesser", "answerer")
     zero_sum = False
+    about = (
+        "The answerer knows a secret word and answers with yes or no; the guesser asks, and may name the word once. Both "
+        "want it to be found."
+    )
 
     def __init__(self, max_turns: int = 20) -> None:
         check_turns(max_turns)

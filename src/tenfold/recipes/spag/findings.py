@@ -9,6 +9,8 @@ from typing import Any
 
 from tenfold.core.claims import Claim
 from tenfold.core.statistics import paired_t, plus_minus, select
+from tenfold.games.game import about_game
+from tenfold.games.taboo import AdversarialTaboo
 from tenfold.games.tournament import PASSIVE, Cell
 from tenfold.recipes.spag.config import ARMS, ArmName, Config
 from tenfold.recipes.spag.evaluation import HELD_OUT, TRAINED, arena_of, main_chain, scores_of
@@ -17,7 +19,7 @@ from tenfold.recipes.spag.training import BASE, IMITATION, Row, stages
 Figure = Callable[[int, str], float]  # (seed, stage) -> a figure
 ATTACKER_ROOM, DICTIONARY_ROOM, MOST_INVALID = 0.04, 0.02, 0.02  # what a claim of "no worse" allows
 FEWEST = 30  # games of a bootstrap
-PAPER = "LLaMA-2-7B: reasoning better with each of three epochs but on one benchmark, by eye from its radar plot; no win rates at hand"
+PAPER = "no win rates at hand"
 # The axis maxima of the paper's radar plots, read by eye: in per cent, of epoch 3 but for Baichuan's ARC-e.
 PUBLISHED = (
     {"model": "LLaMA-2-7B, SPAG", "BBH": 34.94, "PIQA": 79.38, "WinoGrande": 69.93, "LogiQA2": 30.98, "ARC-c": 47.53, "ARC-e": 78.54, "Mutual": 55.30},
@@ -202,7 +204,7 @@ def arena_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                     "tied": cell.count(0),
                     "of these by a foul": cell.invalid,
                     "win rate of the attacker": "–" if rate is None else f"{100 * rate.value:.1f} %",
-                    "95 %": "–" if rate is None else f"{100 * rate.low:.1f} – {100 * rate.high:.1f}",
+                    "95 %": "–" if rate is None else f"{100 * rate.low:.1f}\u00a0–\u00a0{100 * rate.high:.1f}",
                     "return of the attacker": round(cell.mean_return, 3),
                 }
             )
@@ -233,8 +235,9 @@ def summary(config: Config, rows: Sequence[Row]) -> str:
     defends = scores.of("defender", "return")
     who = config.model.base or f"A decoder of {config.model.dim} x {config.model.layers} over the lexicon's words"
     words = [
-        f"{who} learns Adversarial Taboo from scripted teachers, then plays itself for {last} epochs of "
-        f"{config.self_play.games} games."
+        about_game(AdversarialTaboo.name),
+        f"{who} learns this game, Adversarial Taboo, from scripted teachers, then plays itself for {last} epochs of "
+        f"{config.self_play.games} games.",
     ]
     before = plus_minus(scores.over_seeds(defends, IMITATION), 2)
     for arm in config.arms:
