@@ -309,6 +309,15 @@ def test_bad_settings(options: dict[str, Any], message: str) -> None:
             imitation_loss(table(0), batch(), table(1), **options)
 
 
+def test_a_reference_of_another_tokenizer_is_refused() -> None:
+    other = Decoder(DecoderConfig(41, 16, 2, 2, 1, 8, 24, max_len=96), torch.Generator().manual_seed(1)).double()
+    for loss in (spag_loss, imitation_loss):
+        with pytest.raises(
+            ValueError, match="ref: its vocabulary has 41 tokens, the policy's 40; need the same tokenizer"
+        ):
+            loss(decoder(0), collate_rows(token_rows(4)), other)
+
+
 def test_learning_raises_what_was_rewarded() -> None:
     """Some steps on two rows: the rewarded one becomes likelier, the punished one less likely."""
     model, ref = decoder(0), decoder(0)

@@ -39,9 +39,12 @@ def imitation_loss(
         beta: β1 >= 0.
     Returns:
         the loss, and metrics: "weight", rows; "nll", mean -ℓ; "kl_k1", mean ℓ - ℓ_ref.
+    Raises:
+        ValueError: beta out of range; a reference with another vocabulary.
     Source: Cheng et al. 2024, the imitation objective, as in its code.
     """
     _check(beta=beta)
+    _same_vocabulary(model, ref)
     batch = _shifted(batch)
     logp_BT = token_logprobs(model, batch)
     count_B = _count(batch)
@@ -89,7 +92,7 @@ def spag_loss(
         the loss, and metrics: "weight"; "policy" and "sft", its parts; "kl_k1", "kl_k3", of d; "kl_k1_sequence", of the
         whole utterance; "ratio_mean", "ratio_max"; "clip_frac", "frac_negative_adv"; "n_rl", "n_sft", "n_role_0", ….
     Raises:
-        ValueError: settings out of range; ratio="token" without a reference model.
+        ValueError: settings out of range; ratio="token" without a reference model; one with another vocabulary.
     Source: Cheng et al. 2024, the self-play objective, as in its code; "sequence" as in the paper; the rest is ours.
     """
     _check(beta=beta, alpha=alpha)
@@ -98,6 +101,7 @@ def spag_loss(
     for name, value, known in (("ratio", ratio, Ratio), ("kl", kl, Divergence), ("normalise", normalise, Normalise)):
         if value not in get_args(known):
             raise ValueError(f"{name}: got {value!r}, need one of {', '.join(get_args(known))}")
+    _same_vocabulary(model, ref)
     batch = _shifted(batch)
     logp_BT = token_logprobs(model, batch)
     count_B, total_B = _count(batch), logp_BT.sum(1)
@@ -217,3 +221,10 @@ def _check(**numbers: float) -> None:
     for name, value in numbers.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: got {value}, need a finite number from 0")
+
+
+def _same_vocabulary(model: nn.Module, ref: Reference | None) -> None:
+    """The ids of a row mean other words to a model of another tokenizer, and most would be scored without a complaint."""
+    sizes = [getattr(getattr(each, "cfg", getattr(each, "config", None)), "vocab_size", None) for each in (model, ref)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise ValueError(f"ref: its vocabulary has {sizes[1]} tokens, the policy's {sizes[0]}; need the same tokenizer")

@@ -173,8 +173,7 @@ class _Table:
 
 def _said(game: Game, state: State, reply: Reply, keep_tokens: bool) -> State:
     """The state behind a reply, with what it cost noted in its turn."""
-    text = reply.text[:LONGEST].encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no UTF-8
-    after = game.step(state, text)
+    after = game.step(state, storable(reply.text))
     logs = reply.logprobs if keep_tokens else None
     turn = replace(
         after.turns[-1],
@@ -186,6 +185,11 @@ def _said(game: Game, state: State, reply: Reply, keep_tokens: bool) -> State:
         logprobs=logs if reply.token_ids is not None else None,
     )
     return replace(after, turns=(*after.turns[:-1], turn))
+
+
+def storable(text: str) -> str:
+    """An utterance as it is kept: bounded, and without half a surrogate pair, which has no UTF-8."""
+    return text[:LONGEST].encode("utf-8", "replace").decode("utf-8")
 
 
 def _in_thread(table: _Table, begun: Iterable[tuple[str, State]], concurrency: int) -> Generator[Episode, None, None]:

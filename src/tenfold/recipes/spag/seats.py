@@ -16,6 +16,7 @@ from tenfold.games.experts import scripted_attacker, scripted_defender
 from tenfold.games.files import load_lexicon
 from tenfold.games.game import TIED, Episode, Turn, Verdict, episode_id, keyed_seed
 from tenfold.games.referee import ROLES
+from tenfold.games.self_play import storable
 from tenfold.games.taboo import AdversarialTaboo
 from tenfold.recipes.spag.config import Config, Table
 from tenfold.recipes.spag.evaluation import main_chain
@@ -130,13 +131,13 @@ def talk(
         mover = game.to_move(state)
         if mover == role:
             try:
-                text = ask("> ")
+                text = storable(ask("> "))
             except EOFError:
                 raise UserError("the game was left before its end") from None
         else:
             sampling = replace(seat.sampling, seed=keyed_seed(seed, id, len(state.turns)))
             ((reply,),) = complete_all(seat.speakers[mover], [game.observe(state, mover)], sampling)
-            text = reply.text
+            text = storable(reply.text)
             tell(f"{mover}: {plain(text)}")
         state = replace(state, turns=(*state.turns, Turn(mover, text)))
         verdict = game.verdict(state)

@@ -16,7 +16,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.games.files import load_official_games, load_target_words, read_rows
-from tenfold.games.game import Episode
+from tenfold.games.game import ERROR, Episode
 from tenfold.games.outcomes import rejudged, tally
 from tenfold.games.reasoning import PAPER_TASKS, Backend, evaluate_reasoning, write_tasks
 from tenfold.games.referee import ROLES, Rules
@@ -74,12 +74,17 @@ def play(
         setups = setups_of(targets, games, seed, 0)
         game = TwoViews({"attacker": seat.game, "defender": other.game}, seat.game.rules)
         _check_players(out, speakers)
-        for _ in play_games(
+        made = play_games(
             game, speakers, setups, seed=seed, sampling=seat.sampling, store=out, concurrency=seat.concurrency
-        ):
-            pass
+        )
+        dead = [plain(episode.verdict.reason) for episode in made if episode.verdict.outcome == ERROR]
     told = list(TranscriptStore(out, read_only=True))
+    left = f"{len(dead)} of {games} games came to no end: {dead[0]}; the same command plays them again" if dead else ""
+    if not told:
+        raise UserError(left)
     _print_outcomes(told, None)
+    if left:
+        print(left)
     if html is not None:
         print(view(told, html))
     print(out)
