@@ -76,15 +76,16 @@ def by_id(episodes: Iterator[Episode]) -> dict[str, Episode]:
     return {episode.id: episode for episode in episodes}
 
 
-def test_transcripts_do_not_depend_on_concurrency_or_order(lexicon: list[Clues], tmp_path: Path) -> None:
-    words = setups([entry.word for entry in lexicon] * 100)
+@pytest.mark.parametrize("count", [600, pytest.param(2000, marks=pytest.mark.slow)])
+def test_transcripts_do_not_depend_on_concurrency_or_order(count: int, lexicon: list[Clues], tmp_path: Path) -> None:
+    words = setups([lexicon[index % len(lexicon)].word for index in range(count)])
     lines = []
     for concurrency, order in ((1, 1), (512, -1)):
         path = tmp_path / f"{concurrency}.jsonl"
         made = list(
             play(AdversarialTaboo(), experts(lexicon), words[::order], seed=3, store=path, concurrency=concurrency)
         )
-        assert len({episode.id for episode in made}) == 600
+        assert len({episode.id for episode in made}) == count
         lines.append(sorted(path.read_text().splitlines()))
     assert lines[0] == lines[1]
     assert len({episode.verdict.outcome for episode in made}) == 4

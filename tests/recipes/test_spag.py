@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,24 +180,6 @@ def test_killed_in_play_and_in_training_and_resumed_it_is_the_same_run(
         assert weights(run, stage) == weights(whole, stage)
         kept, expected = (each.load_stage(f"seed0-{stage}")["cells"] for each in (run, whole))
         assert kept == expected
-    same_games(run, whole)
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_moment_loses_and_repeats_nothing(config: Config, tmp_path: Path) -> None:
-    run = Run.create("spag", "tiny", config, tmp_path)
-    command = [sys.executable, "-m", "tenfold", "spag", "train", "--resume", str(run.path)]
-    draw = random.Random(0)
-    for _ in range(4):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not (run.path / "games").exists():
-                time.sleep(0.05)
-            time.sleep(draw.uniform(0, 4))
-            process.send_signal(signal.SIGKILL)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    whole = train_in(tmp_path, config)
-    for stage in ("imitation", "signed-1", "signed-2"):
-        assert weights(run, stage) == weights(whole, stage)
     same_games(run, whole)
 
 
