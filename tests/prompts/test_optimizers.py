@@ -17,7 +17,7 @@ from tenfold.core.errors import UserError
 from tenfold.prompts import roles
 from tenfold.prompts.behaviour import ABO, Behaviour, behaviour_prompt, demonstration_faults, steps_shown
 from tenfold.prompts.candidates import Proposal, reason_to_drop
-from tenfold.prompts.evaluate import evaluate
+from tenfold.prompts.evaluation import evaluate
 from tenfold.prompts.history import OPRO
 from tenfold.prompts.journal import read_journal
 from tenfold.prompts.optimizer import PromptOptimizer

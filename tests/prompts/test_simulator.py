@@ -10,7 +10,7 @@ from scipy import stats
 
 from tenfold.prompts.behaviour import ABO
 from tenfold.prompts.diagnostics import cause_of
-from tenfold.prompts.evaluate import evaluate
+from tenfold.prompts.evaluation import evaluate
 from tenfold.prompts.probes import probe_paraphrases, probe_reflections
 from tenfold.prompts.reflection import APO
 from tenfold.prompts.sim_worlds import WORLDS, sim_task

@@ -18,7 +18,7 @@ from tenfold.core.config import need
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.core.statistics import wilson
-from tenfold.prompts.evaluate import evaluate
+from tenfold.prompts.evaluation import evaluate
 from tenfold.prompts.plan import Plan
 from tenfold.prompts.probes import probe_paraphrases, probe_reflections
 from tenfold.prompts.report import diagnostic_rows, write_report
