@@ -178,7 +178,6 @@ class SuccessiveHalving:
     def pulls(self, arms: int, examples: int, keep: int, draw: random.Random) -> Pulls:
         _check(self.budget, arms, examples, keep)
         known, alive = _Arms(arms), list(range(arms))
-        out: list[int] = []
         order = draw.sample(range(examples), examples)
         done, rounds, left = 0, max(1, math.ceil(math.log2(arms))), self.budget
         for number in range(rounds):
@@ -195,8 +194,9 @@ class SuccessiveHalving:
             if self.sh_rule == "mean":
                 middle = float(np.mean(known.means[alive]))
                 stay = max(keep, sum(known.means[arm] >= middle for arm in alive))
-            alive, out = ranked[:stay], [*ranked[stay:], *out]
-        return known.selection([*known.by_mean(alive), *out])
+            alive = ranked[:stay]
+        # By the mean of all trials: an arm that went early may yet be better than one that stayed and fell behind.
+        return known.selection(known.by_mean(range(arms)))
 
 
 def halving_trials(budget: int, alive: int, arms: int) -> int:
