@@ -27,7 +27,7 @@ from tenfold.tools.agent import DecisionAgent
 from tenfold.tools.constrained import ConstrainedDecoder
 from tenfold.tools.executor import LocalExecutor
 from tenfold.tools.pipeline import SamplePipeline
-from tenfold.tools.retrieval import BM25Retriever
+from tenfold.tools.retrieval import BM25
 from tenfold.tools.tool import Tool, ToolRegistry
 from tenfold.tools.words import document, tokens
 
@@ -65,7 +65,7 @@ def searches(repeats: int) -> list[Row]:
 
     tools, queries = catalogue()
     texts = [tokens(document(tool)) for tool in tools]
-    ours, okapi, sparse = BM25Retriever(tools), BM25Okapi(texts), bm25s.BM25()
+    ours, okapi, sparse = BM25(tools), BM25Okapi(texts), bm25s.BM25()
     sparse.index(texts, show_progress=False)
 
     def by_okapi() -> None:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from rank_bm25 import BM25Okapi
 
 from tenfold.tools.data import BFCL, bfcl_items, load
-from tenfold.tools.retrieval import BM25Retriever
+from tenfold.tools.retrieval import BM25
 from tenfold.tools.tool import ToolRegistry
 from tenfold.tools.words import document, tokens
 
@@ -20,7 +20,7 @@ from tenfold.tools.words import document, tokens
 def test_scores_of_bm25(data_dir: Path) -> None:
     unseen = load("deer", root=data_dir).unseen
     tools = [entry.tool for entry in unseen]
-    ours, theirs = BM25Retriever(tools), BM25Okapi([tokens(document(tool)) for tool in tools], k1=1.5, b=0.75, epsilon=0.25)  # fmt: skip
+    ours, theirs = BM25(tools), BM25Okapi([tokens(document(tool)) for tool in tools], k1=1.5, b=0.75, epsilon=0.25)  # fmt: skip
     for entry in unseen:
         for query, _ in entry.examples:
             assert np.abs(ours.scores(query) - theirs.get_scores(tokens(query))).max() <= 1e-6

@@ -14,7 +14,7 @@ from tenfold.core.errors import UserError
 from tenfold.tools.calls import Call
 from tenfold.tools.data import DeerData
 from tenfold.tools.formats import export, read
-from tenfold.tools.render import MARKERS, IncompleteGenerationError, ParseError, parse, read_trace, render
+from tenfold.tools.render import MARKERS, IncompleteGeneration, ParseError, parse, read_trace, render
 from tenfold.tools.sampler import ToolSampler
 from tenfold.tools.samples import Candidate, DecisionSample, build_samples
 
@@ -83,8 +83,8 @@ def test_an_official_record() -> None:
 @pytest.mark.parametrize(
     ("trace", "error"),
     [
-        ("#Begin# Don't need to sea", IncompleteGenerationError),
-        ("#Begin# Need to search. #SearchAPI# ['a']\n #End#", IncompleteGenerationError),
+        ("#Begin# Don't need to sea", IncompleteGeneration),
+        ("#Begin# Need to search. #SearchAPI# ['a']\n #End#", IncompleteGeneration),
         ("#Begin# Perhaps. #End#", ParseError),
         ("#Begin# Need to. #SearchAPI# __import__('os') #NoCallAPI# x #End#", ParseError),
         (
@@ -95,7 +95,7 @@ def test_an_official_record() -> None:
             "#Begin# Need to. #SearchAPI# ['c']\n{'api_name': 'c', 'description': '', 'api_function': 'c()'} #CallAPI# d() #End#",
             ParseError,
         ),
-        ("", IncompleteGenerationError),
+        ("", IncompleteGeneration),
     ],
 )
 def test_traces_that_are_cut_or_wrong(trace: str, error: type[Exception]) -> None:

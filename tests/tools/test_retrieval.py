@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tenfold.tools.data import DeerData
-from tenfold.tools.retrieval import BM25Retriever, EmbeddingRetriever, HybridRetriever, Retriever, retrieval_report
+from tenfold.tools.retrieval import BM25, Embedding, Hybrid, Retriever, retrieval_report
 from tenfold.tools.tool import Tool
 from tenfold.tools.words import split_name, tokens
 
@@ -15,21 +15,21 @@ POOL = [Tool(name=name, description=text) for name, text in (("getWeather", "wea
 
 def test_figures_on_tools_never_seen(deer: DeerData) -> None:
     queries = [(query, entry.tool.name) for entry in deer.unseen for query, _ in entry.examples]
-    found = retrieval_report(BM25Retriever([entry.tool for entry in deer.unseen]), queries)
+    found = retrieval_report(BM25([entry.tool for entry in deer.unseen]), queries)
     assert [round(100 * found[key], 1) for key in ("R@1", "R@5", "R@10")] == pytest.approx([46.6, 67.4, 71.5], abs=0.3)
     assert found["MRR"] == pytest.approx(0.559, abs=0.003)
 
 
 def test_ties_go_to_the_earlier_tool_however_many_are_asked_for() -> None:
     pool = [Tool(name=f"t{i}", description="same") for i in range(40)]
-    retriever = BM25Retriever(pool)
+    retriever = BM25(pool)
     for k in (1, 5, 20, 40, 100):
         assert [tool.name for tool, _ in retriever.search("same", k)] == [f"t{i}" for i in range(min(k, 40))]
     with pytest.raises(ValueError, match="k: got 0"):
         retriever.search("same", 0)
 
 
-@pytest.mark.parametrize("retriever", [BM25Retriever(POOL), EmbeddingRetriever(POOL, "tfidf-svd"), HybridRetriever([BM25Retriever(POOL), EmbeddingRetriever(POOL, "tfidf-svd")])])  # fmt: skip
+@pytest.mark.parametrize("retriever", [BM25(POOL), Embedding(POOL, "tfidf-svd"), Hybrid([BM25(POOL), Embedding(POOL, "tfidf-svd")])])  # fmt: skip
 def test_the_tool_meant_comes_first(retriever: Retriever) -> None:
     assert isinstance(retriever, Retriever)
     assert retriever.search("What is the weather?", 2)[0][0].name == "getWeather"
@@ -46,7 +46,7 @@ def test_fusion_by_hand() -> None:
         def search(self, query: str, k: int) -> list[tuple[Tool, float]]:
             return [(Tool(name=name), 1.0) for name in self.names[:k]]
 
-    fused = HybridRetriever([Fixed("a", "b", "c"), Fixed("c", "a")], c=60).search("q", 3)
+    fused = Hybrid([Fixed("a", "b", "c"), Fixed("c", "a")], c=60).search("q", 3)
     assert [(tool.name, round(score, 6)) for tool, score in fused] == [("a", round(1 / 61 + 1 / 62, 6)), ("c", round(1 / 63 + 1 / 61, 6)), ("b", round(1 / 62, 6))]  # fmt: skip
 
 
@@ -56,9 +56,9 @@ def test_words_of_names() -> None:
 
 
 def test_an_empty_pool_finds_nothing() -> None:
-    assert BM25Retriever([]).search("x", 3) == [] and EmbeddingRetriever([], "tfidf-svd") is not None
+    assert BM25([]).search("x", 3) == [] and Embedding([], "tfidf-svd") is not None
 
 
 def test_a_report_needs_queries() -> None:
     with pytest.raises(ValueError, match="got none"):
-        retrieval_report(BM25Retriever(POOL), [])
+        retrieval_report(BM25(POOL), [])

@@ -16,7 +16,7 @@ from tenfold.tools import render
 from tenfold.tools.arguments import ToolArgumentError, parse_arguments, preview
 from tenfold.tools.choice import NoChoiceError, choose
 from tenfold.tools.executor import Executor, LocalExecutor
-from tenfold.tools.retrieval import BM25Retriever, Retriever
+from tenfold.tools.retrieval import BM25, Retriever
 from tenfold.tools.samples import Candidate
 from tenfold.tools.tool import Tool, ToolRegistry, UnknownToolError
 from tenfold.tools.trace import (
@@ -110,7 +110,7 @@ class DecisionAgent:
         if render.NONE in registry:
             raise ValueError(f"registry: a tool is named {render.NONE!r}, which says that none fits; rename it")
         self.speaker, self.registry, self.k, self.max_steps = speaker, registry, k, max_steps
-        self.retriever = retriever or BM25Retriever(list(registry))
+        self.retriever = retriever or BM25(list(registry))
         self.policy, self.executor = policy or Policy(), executor or LocalExecutor()
         self.constrained = constrained
 
@@ -197,7 +197,7 @@ class _Episode:
         while True:
             reply = await self.ask_call(tool)
             if reply.finish_reason == "length":
-                self.fail("IncompleteGenerationError", "the reply was cut at its most tokens", tool.name, reply.text)
+                self.fail("IncompleteGeneration", "the reply was cut at its most tokens", tool.name, reply.text)
                 continue
             written = self.written(reply, tool)
             try:

@@ -56,7 +56,7 @@ class ParseError(UserError):
     """Text that is no transcript; one line."""
 
 
-class IncompleteGenerationError(ParseError):
+class IncompleteGeneration(ParseError):
     """A transcript that stops before its end, as a cut generation does."""
 
 
@@ -87,7 +87,7 @@ def parse(text: Any, format: Format = "chat") -> DecisionSample:
         text: messages, or a record `{"conversations": [...]}`.
     Raises:
         ParseError: another shape.
-        IncompleteGenerationError: it stops too early.
+        IncompleteGeneration: it stops too early.
     """
     if format == "chat":
         return _from_chat(text)
@@ -146,20 +146,20 @@ def _answered(sample: DecisionSample) -> Messages:
 
 def _from_chat(messages: Sequence[Message]) -> DecisionSample:
     if len(messages) < 3 or [each.role for each in messages[:3]] != ["system", "user", "assistant"]:
-        raise IncompleteGenerationError("messages: need system, user and the assistant's decision")
+        raise IncompleteGeneration("messages: need system, user and the assistant's decision")
     query, decision = messages[1].content, messages[2].content
     if decision == ANSWER:
         return DecisionSample(query, "no_search", answer=_last_answer(messages, 3))
     if decision != SEARCH:
         raise ParseError(f"messages: the decision is {decision[:40]!r}, need {SEARCH} or {ANSWER}")
     if len(messages) < 5:
-        raise IncompleteGenerationError("messages: it stops after the search")
+        raise IncompleteGeneration("messages: it stops after the search")
     candidates = _offered(messages[3].content)
     chosen = messages[4].content
     if chosen == NONE:
         return DecisionSample(query, "no_call", candidates, answer=_last_answer(messages, 5))
     if len(messages) < 7 or not messages[6].tool_calls:
-        raise IncompleteGenerationError("messages: it stops before the call")
+        raise IncompleteGeneration("messages: it stops before the call")
     (call,) = messages[6].tool_calls
     rest = messages[7:]
     response = rest[0].content if rest and rest[0].role == "tool" else None
@@ -219,13 +219,13 @@ def read_trace(query: str, trace: str) -> DecisionSample:
     """A turn with markers, ours or an official one.
 
     Raises:
-        IncompleteGenerationError: no end marker.
+        IncompleteGeneration: no end marker.
         ParseError: markers in another order, candidates or a call that Python's literals do not spell.
     """
     cut = re.split(f"({'|'.join(map(re.escape, MARKERS))})", trace)
     parts = {marker: _inside(text) for marker, text in zip(cut[1::2], cut[2::2], strict=True)}
     if END not in parts:
-        raise IncompleteGenerationError("trace: no #End# marker, the generation was cut")
+        raise IncompleteGeneration("trace: no #End# marker, the generation was cut")
     thought = parts.get(BEGIN, "").strip()
     end = cut[-1]  # behind the end marker stands nothing, or one blank and the answer
     answer = unescape(end[1:]) if end[:1] == " " else None
@@ -268,7 +268,7 @@ def _branch(parts: Mapping[str, str], thought: str) -> Branch:
         return "call"
     if NO_CALL_API in parts:
         return "no_call"
-    raise IncompleteGenerationError(f"trace: neither {CALL_API} nor {NO_CALL_API} after {SEARCH_API}")
+    raise IncompleteGeneration(f"trace: neither {CALL_API} nor {NO_CALL_API} after {SEARCH_API}")
 
 
 def _inside(text: str) -> str:

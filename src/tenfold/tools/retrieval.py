@@ -24,7 +24,7 @@ class Retriever(Protocol):
         ...
 
 
-class BM25Retriever:
+class BM25:
     """Okapi's BM25 over `words.document`, with the floor for frequent words that package rank-bm25 has.
 
     Own code, since no package is both fast and has that floor; the tests compare with rank-bm25.
@@ -72,7 +72,7 @@ class BM25Retriever:
         return _best(self.tools, self.scores(query), k)
 
 
-class EmbeddingRetriever:
+class Embedding:
     """Cosine of vectors of the query and of the tool's text.
 
     Args:
@@ -98,7 +98,7 @@ class EmbeddingRetriever:
         return _best(self.tools, self.scores(query), k)
 
 
-class HybridRetriever:
+class Hybrid:
     """Reciprocal rank fusion of other retrievers over the same pool: Σ 1 / (c + rank).
 
     Args:

@@ -31,7 +31,7 @@ from tenfold.tools.baselines import AlwaysRefuse, TfidfDecider
 from tenfold.tools.decider import ChatDecider
 from tenfold.tools.metrics import Prediction, evaluate_decisions
 from tenfold.tools.ranker import Likeness, SearchHead
-from tenfold.tools.retrieval import BM25Retriever, EmbeddingRetriever, HybridRetriever, Retriever, retrieval_report
+from tenfold.tools.retrieval import BM25, Embedding, Hybrid, Retriever, retrieval_report
 from tenfold.tools.samples import DecisionSample, write_samples
 from tenfold.tools.words import embedder
 
@@ -164,11 +164,11 @@ def retrieval(config: Config, world: World) -> Row:
     """Recall of the retrievers over the unseen tools."""
     tools = [entry.tool for entry in world.unseen]
     queries = [(query, entry.tool.name) for entry in world.unseen for query, _ in entry.examples]
-    words, svd = BM25Retriever(tools), EmbeddingRetriever(tools, "tfidf-svd")
-    found: dict[str, Retriever] = {"BM25": words, "TF-IDF SVD": svd, "hybrid of these": HybridRetriever([words, svd])}
+    words, svd = BM25(tools), Embedding(tools, "tfidf-svd")
+    found: dict[str, Retriever] = {"BM25": words, "TF-IDF SVD": svd, "hybrid of these": Hybrid([words, svd])}
     if config.ranking.embed is not None:
-        meaning = EmbeddingRetriever(tools, learners.remembered(embedder(config.ranking.embed)))
-        found |= {config.ranking.embed: meaning, f"hybrid of BM25 and {config.ranking.embed}": HybridRetriever([words, meaning])}  # fmt: skip
+        meaning = Embedding(tools, learners.remembered(embedder(config.ranking.embed)))
+        found |= {config.ranking.embed: meaning, f"hybrid of BM25 and {config.ranking.embed}": Hybrid([words, meaning])}  # fmt: skip
     return {name: retrieval_report(each, queries, (1, 2, 3, 5, 7, 10)) for name, each in found.items()}
 
 
