@@ -31,7 +31,7 @@ def examples_figure(examples: Sequence[Row], title: str, most: int = 6) -> Figur
         for axis, (image, text) in zip(axes, pictures, strict=False):
             axis.imshow(open_picture(image, DRAWN), interpolation="nearest")
             axis.spines[:].set(visible=True, color="lightgray")
-            axis.set_title(_folded(text, 22), fontsize=6, y=-0.02, va="top")
+            axis.set_title(_folded(text, 22), fontsize=6, y=-0.05, va="top")
         right = example["said"].strip() == example["answer"].strip()
         said = example["said"] or "(nothing)"
         text = f"said: {_folded(said, 26)}\nright: {_folded(example['answer'], 26)}"

@@ -80,7 +80,7 @@ PRESETS: dict[str, Config] = {
 }
 EXPECTED = {
     "tiny": "a model of half a million weights reads pictures of coloured shapes and takes hints from earlier pictures; one seed, no claim; "
-    "about 50 seconds on two idle cores (an estimate)",
+    "about 50 seconds of processor time",
     "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; about half an hour on two cores (an estimate); not "
     "run whole yet",
     "ablation": "connector, tokens, resolution, encoder and tiles beside the paper's figures; three seeds; about an hour on two cores (an estimate); not run whole yet",
