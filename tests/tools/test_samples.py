@@ -24,7 +24,7 @@ POOL = [Tool(name=f"tool{i}", description=f"{word} {word}s number {i}") for i, w
 
 @pytest.fixture(scope="module", params=["random", "intra_class", "inter_class", "mix"])
 def sampler(request: pytest.FixtureRequest) -> ToolSampler:
-    return ToolSampler(POOL, request.param, n_clusters=8, seed=0)
+    return ToolSampler(request.param, n_clusters=8, seed=0, tools=POOL)
 
 
 def test_candidates(sampler: ToolSampler) -> None:
@@ -39,7 +39,7 @@ def test_candidates(sampler: ToolSampler) -> None:
 
 
 def test_clusters_of_candidates() -> None:
-    sampler = ToolSampler(POOL, n_clusters=8, seed=1)
+    sampler = ToolSampler(n_clusters=8, seed=1, tools=POOL)
     labels = dict(zip((tool.name for tool in POOL), sampler.clusters().tolist(), strict=True))
     assert len(set(labels.values())) == 8
     for draw in range(400):
@@ -55,7 +55,7 @@ def test_clusters_of_candidates() -> None:
 
 def test_small_clusters_are_filled_and_counted() -> None:
     pool = [Tool(name=f"t{i}", description=word) for i, word in enumerate(["cat"] * 3 + ["dog"] * 5 + ["sun"] * 4)]
-    sampler = ToolSampler(pool, "intra_class", n_clusters=3, k=5)
+    sampler = ToolSampler("intra_class", n_clusters=3, k=5, tools=pool)
     assert {tool.name for tool in pool[:3]} < {tool.name for tool in sampler.sample("t0", True)}
     assert sampler.report.filled == {"intra_class": 2}
     sampler.sample("t3", False)  # the cluster has exactly k tools
@@ -65,7 +65,7 @@ def test_small_clusters_are_filled_and_counted() -> None:
 
 
 def test_shares_of_a_mix_are_exact_in_each_branch() -> None:
-    sampler = ToolSampler(POOL, n_clusters=8)
+    sampler = ToolSampler(n_clusters=8, tools=POOL)
     for count in (0, 1, 7, 100, 4675):
         modes = Counter(sampler.modes(count))
         assert sum(modes.values()) == count
@@ -87,11 +87,11 @@ def test_shares_of_a_mix_are_exact_in_each_branch() -> None:
 )
 def test_settings_that_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ToolSampler(POOL, **options)
+        ToolSampler(**options, tools=POOL)
     with pytest.raises(ValueError, match="need one of the pool's"):
-        ToolSampler(POOL, n_clusters=2).sample("nobody", True)
+        ToolSampler(n_clusters=2, tools=POOL).sample("nobody", True)
     with pytest.raises(ValueError, match="need fewer"):
-        ToolSampler(POOL[:5], "random").sample("tool0", False)
+        ToolSampler("random", tools=POOL[:5]).sample("tool0", False)
 
 
 def test_building_from_the_catalogue(deer: DeerData) -> None:
@@ -156,6 +156,6 @@ def test_samples_that_contradict_themselves() -> None:
 
 
 def test_any_embedding_may_make_the_clusters() -> None:
-    sampler = ToolSampler(POOL, n_clusters=2, embed=lambda texts: [[1.0, 0.0] if "cat" in text else [0.0, 1.0] for text in texts])  # fmt: skip
+    sampler = ToolSampler(n_clusters=2, tools=POOL, embed=lambda texts: [[1.0, 0.0] if "cat" in text else [0.0, 1.0] for text in texts])  # fmt: skip
     labels = sampler.clusters()
     assert len(set(labels[np.arange(64) % 8 == 0].tolist())) == 1 and len(set(labels.tolist())) == 2

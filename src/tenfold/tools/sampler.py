@@ -41,12 +41,12 @@ class ToolSampler:
     A draw depends on (seed, its number) alone.
 
     Args:
-        tools: the pool; None: given later by `fit`.
         mode: "mix", "random", "intra_class" or "inter_class".
         ratio: shares of random, intra_class, inter_class in a mix, adding up to 1.
         k: candidates, at least 1.
         n_clusters: of k-means; at most as many as there are tools.
         seed: of the draws; clusters always take 42, as the paper's code.
+        tools: the pool; None: given later by `fit`, or by `build_samples`.
         embed: what tools are clustered by: "tfidf-svd", a function of texts to vectors, or a sentence encoder's name or folder.
     Raises:
         ValueError: an argument out of range, k larger than the pool.
@@ -55,13 +55,13 @@ class ToolSampler:
 
     def __init__(
         self,
-        tools: Sequence[Tool] | None = None,
         mode: Mode | Literal["mix"] = "mix",
         ratio: tuple[float, float, float] = (0.4, 0.2, 0.4),
         k: int = 5,
         n_clusters: int = 30,
         seed: int = 42,
         *,
+        tools: Sequence[Tool] | None = None,
         embed: Embed = "tfidf-svd",
     ) -> None:
         if mode not in ("mix", *MODES):

@@ -74,7 +74,7 @@ def build(
         entries, queries = read_tools(tools)[0], []
     if general is not None:
         queries = _queries(general)
-    sampler, counts = ToolSampler(None, mode, k=k, n_clusters=n_clusters, seed=seed, embed=embed), BuildReport()
+    sampler, counts = ToolSampler(mode, k=k, n_clusters=n_clusters, seed=seed, embed=embed), BuildReport()
     samples = build_samples(entries, queries, call_ratio=call_ratio, sampler=sampler, seed=seed, report=counts)
     export(samples, out, format)
     print(f"{len(samples)} samples: {_counts(counts.kept)}")

@@ -86,7 +86,7 @@ def training_samples(config: Config, world: World, arm: ArmName, seed: int) -> t
     """What an arm learns from."""
     settings = config.candidates
     mode: Mode | Literal["mix"] = "random" if arm == "fixed" or arm == "call_only" else arm
-    sampler = ToolSampler(None, mode, settings.ratio, settings.k, settings.n_clusters, seed, embed=settings.embed)
+    sampler = ToolSampler(mode, settings.ratio, settings.k, settings.n_clusters, seed, embed=settings.embed)
     report = BuildReport()
     ratio = 1.0 if arm == "call_only" else settings.call_ratio
     general = () if arm == "call_only" else world.general
@@ -130,7 +130,7 @@ def evaluations(config: Config, world: World, seed: int) -> dict[str, list[Decis
 
 def drawn(config: Config, tools: Sequence[ToolExamples], general: Sequence[str], seed: int) -> list[DecisionSample]:
     """As the official test: candidates at random, calls to refusals 60 : 40."""
-    sampler = ToolSampler(None, "random", k=config.candidates.k, seed=seed)
+    sampler = ToolSampler("random", k=config.candidates.k, seed=seed)
     return build_samples(tools, general, call_ratio=config.candidates.call_ratio, sampler=sampler, seed=seed)
 
 
