@@ -387,7 +387,9 @@ def test_opro_shows_scores_ascending_and_skips_what_it_must(task: Task) -> None:
     result = made.optimize(task, ["add"])
     assert result.candidates[1].dropped == "placeholder"
     assert all(scores == sorted(scores) for scores in seen) and len(seen[-1]) > len(seen[0]) > 0
-    assert result.best.text == "xxxx"
+    by_val = {c.text: c.scores["val"]["mean"] for c in result.candidates if c.scores.get("val")}
+    assert max(by_val, key=lambda text: by_val[text]) == "xxxx" and by_val["xxxx"] == 0.5
+    assert result.best.text == "add"  # five more of forty are no difference by McNemar's test: the shorter one
 
 
 def test_tags() -> None:
@@ -423,7 +425,15 @@ def test_behaviour_rewrites_the_form_where_a_step_is_left_out_and_the_step_where
             return f"<demonstration>{chr(10).join(lines)}\nSo the answer is {target}.</demonstration>"
 
         def target(messages: Any, sampling: Any, index: int, left_out: bool = left_out) -> str:
-            return "Step 1: a\n" + ("" if left_out else "Step 2: b\n") + "So the answer is 0."
+            asked = messages[-1].content
+            first, second = (int(part) for part in asked.rpartition("What is ")[2].partition("?")[0].split(" plus "))
+            # Right on val and only with the steps, so that the behaviour is chosen; wrong on train, so that there are errors.
+            right = "Steps:" in asked and second == 200
+            return (
+                "Step 1: a\n"
+                + ("" if left_out else "Step 2: b\n")
+                + f"So the answer is {first + second if right else 0}."
+            )
 
         made = ABO(ScriptedChatModel(target), scripted(say), rounds=1, minibatch=4, verify=0, proposals=1)
         result = made.optimize(task, ["add"])
