@@ -42,7 +42,7 @@ def decisions_figure(config: Config, rows: Sequence[Row]) -> Figure:
         values = [100 * float(np.mean(scores.of(name, kind, "P_DC"))) for name in names]
         right.barh(place + offset, values, 0.38, color=colour, label="seen tools, new queries" if kind == SEEN else "unseen tools")  # fmt: skip
         for at, value in zip(place, values, strict=True):
-            right.text(value + 0.6, at + offset, f"{value:.1f}", va="center", fontsize=7)
+            right.text(value + 3, at + offset, f"{value:.1f}", va="center", fontsize=7)
         if kind == UNSEEN and len(config.seeds) > 1:
             for at, name in zip(place, names, strict=True):
                 right.plot(100 * np.array(scores.of(name, kind, "P_DC")), [at + offset] * len(config.seeds), ".", color="black", markersize=3)  # fmt: skip
