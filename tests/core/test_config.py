@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tenfold.core.config import bind, from_json, need, parse, read_json, restore_non_finite, take_preset, to_json
+from tenfold.core.config import bind, from_json, need, need_seeds, parse, read_json, restore_non_finite, take_preset, to_json
 from tenfold.core.errors import UserError
 
 
@@ -273,3 +273,19 @@ def test_numbers_in_range() -> None:
     need("x", 1e-9, 0, above=True)
     with pytest.raises(ValueError, match="x: got 0, need more than 0"):
         need("x", 0, 0, above=True)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ((), "seeds: got (), need one or more, all different"),
+        ((1, 1), "seeds: got (1, 1), need one or more, all different"),
+        ((0, -1), "seeds: got (0, -1), need 0 or more, below 2 to the 40th"),
+        ((2**40,), f"seeds: got ({2**40},), need 0 or more, below 2 to the 40th"),
+    ],
+)
+def test_seeds_are_checked(seeds: tuple[int, ...], message: str) -> None:
+    need_seeds((0, 2**40 - 1))
+    with pytest.raises(ValueError) as caught:
+        need_seeds(seeds)
+    assert str(caught.value) == message

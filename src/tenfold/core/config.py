@@ -325,6 +325,19 @@ def _unboxed(text: str) -> str:
     return re.sub(r"^Missing from [^:]*: ", "missing ", message)
 
 
+def need_distinct(name: str, values: tuple[Any, ...]) -> None:
+    """ValueError naming the field unless there is a value, and none twice."""
+    if not values or len(set(values)) != len(values):
+        raise ValueError(f"{name}: got {values}, need one or more, all different")
+
+
+def need_seeds(seeds: tuple[int, ...]) -> None:
+    """ValueError unless there is a seed, none twice, all in [0, 2^40)."""
+    need_distinct("seeds", seeds)
+    if not all(0 <= seed < 2**40 for seed in seeds):
+        raise ValueError(f"seeds: got {seeds}, need 0 or more, below 2 to the 40th")
+
+
 def need(
     name: str, value: float | tuple[float, ...] | None, least: float, most: float = math.inf, *, above: bool = False
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tenfold.core.config import need
+from tenfold.core.config import need, need_distinct, need_seeds
 
 Method = Literal[
     "given", "few-shot-cot", "random", "ape", "iterative-ape", "apo", "apo-sum", "pe2", "opro", "abo", "abo-ablation"
@@ -140,16 +140,12 @@ class Config:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("methods", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: got {values}, need one or more, all different")
+        need_distinct("methods", self.methods)
+        need_seeds(self.seeds)
         if unknown := set(self.methods) - set(get_args(Method)):
             raise ValueError(f"methods: got {', '.join(sorted(unknown))}, need some of {', '.join(get_args(Method))}")
         if "given" not in self.methods:
             raise ValueError("methods: need 'given' among them, which the others are held against")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 31st")
         need("workers", self.workers, 1)
         if self.simulated and not all(
             task.rpartition("/")[2] in ("object_counting", "navigate") for task in self.data.tasks

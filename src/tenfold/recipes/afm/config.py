@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tenfold.core.config import need_seeds
 from tenfold.lm.decoder import DecoderConfig
 from tenfold.lm.optim import OPTIMIZERS, OptimizerConfig
 from tenfold.nn.attention import QKNormPosition
@@ -296,10 +297,7 @@ class Config:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need one or more, all different")
-        if not all(0 <= seed < 2**40 for seed in self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 40th")
+        need_seeds(self.seeds)
         for name in ("workers", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tenfold.clinical.cohort_words import OwnData
 from tenfold.clinical.state_space_config import StateSpaceSwitches
-from tenfold.core.config import need
+from tenfold.core.config import need, need_distinct, need_seeds
 
 CohortName = Literal["sim", "sim-300", "icu12", "mimic3", "meds", "files"]
 Method = Literal["dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox", "boosting"]
@@ -155,12 +155,9 @@ class Config:
     samples: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("cohorts", "methods", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: got {values}, need one or more, all different")
-        if not all(0 <= seed < 2**40 for seed in self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 40th")
+        need_distinct("cohorts", self.cohorts)
+        need_distinct("methods", self.methods)
+        need_seeds(self.seeds)
         for name in ("workers", "log_every", "save_every", "samples"):
             need(name, getattr(self, name), 1)
         if self.network.context_len_to_trigger is not None:

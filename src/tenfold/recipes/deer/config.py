@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from tenfold.core.config import need
+from tenfold.core.config import need, need_distinct, need_seeds
 
 Learner = Literal["ranker", "decoder", "lora"]
 ArmName = Literal["mix", "random", "intra_class", "inter_class", "fixed", "call_only"]
@@ -164,13 +164,9 @@ class Config:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("arms", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: got {values}, need one or more, all different")
+        need_distinct("arms", self.arms)
+        need_seeds(self.seeds)
         if unknown := set(self.arms) - set(get_args(ArmName)):
             raise ValueError(f"arms: got {', '.join(sorted(unknown))}, need some of {', '.join(ARMS)}")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 31st")
         for name in ("workers", "log_every", "save_every"):
             need(name, getattr(self, name), 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.core.config import did_you_mean, from_json, need, to_json
+from tenfold.core.config import did_you_mean, from_json, need, need_distinct, need_seeds, to_json
 from tenfold.core.errors import UserError
 from tenfold.graph.embed import ScorerConfig
 from tenfold.recipes.kg_ssrl.published import Base, Settings, settings_of
@@ -304,12 +304,10 @@ class Config:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("graphs", "bases", "arms", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: got {values}, need one or more, all different")
-        if not all(0 <= seed < 2**40 for seed in self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 40th")
+        need_distinct("graphs", self.graphs)
+        need_distinct("bases", self.bases)
+        need_distinct("arms", self.arms)
+        need_seeds(self.seeds)
         if ("files" in self.graphs) != bool(self.data.path):
             raise ValueError(
                 f"data.path: got {len(self.data.path)} paths with graphs {self.graphs}, need them with files, and only there"

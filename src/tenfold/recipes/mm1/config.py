@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tenfold.core.config import did_you_mean, need
+from tenfold.core.config import did_you_mean, need, need_distinct, need_seeds
 from tenfold.vision.connectors import CONNECTORS
 
 CaptionSource = Literal["scenes", "emoji", "stamps", "clipart"]
@@ -284,12 +284,8 @@ class Config:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("cells", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: got {values}, need one or more, all different")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise ValueError(f"seeds: got {self.seeds}, need 0 or more, below 2 to the 31st")
+        need_distinct("cells", self.cells)
+        need_seeds(self.seeds)
         for name in ("workers", "log_every", "save_every"):
             need(name, getattr(self, name), 1)
         for cell in self.cells:
