@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from tenfold.core.config import bind, from_json, need, need_seeds, parse, read_json, restore_non_finite, take_preset, to_json
+from tenfold.core.config import (
+    bind,
+    from_json,
+    need,
+    need_seeds,
+    parse,
+    read_json,
+    restore_non_finite,
+    take_preset,
+    to_json,
+)
 from tenfold.core.errors import UserError
 
 
