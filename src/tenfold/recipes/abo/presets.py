@@ -50,7 +50,7 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "on a simulator: behaviour optimization solves both tasks where edits by reflection hardly move them; one seed, no claim; under a minute",
     "laptop": "on a simulator, five seeds: the same with intervals, ten methods at 3000 calls, how well the diagnoses recover a known "
-    "prior, and how often each selector finds the best of forty arms; about ten minutes on two cores (an estimate)",
+    "prior, and how often each selector finds the best of forty arms; an hour on two cores that ten others shared, under half an hour on idle ones (an estimate)",
     "smollm2": "SmolLM2-135M-Instruct as target and optimizer through `tenfold afm serve`, two tasks of BIG-Bench Hard, at most 120 "
     "calls to the target a run, two seeds; under an hour on two idle cores (an estimate); needs TENFOLD_DATA",
     "paper": "the paper's tasks with models of your own at OPENAI_BASE_URL (models.target, models.optimizer); never run",
