@@ -19,14 +19,14 @@ PRESETS: dict[str, Config] = {
     ),
     "smollm2": Config(
         models=Models(target="serve:smollm2-135m-instruct", timeout=600.0),
-        data=Data(tasks=("bbh/object_counting", "bbh/navigate"), train=20, val=10, test=30, max_tokens=40),
+        data=Data(tasks=("bbh/object_counting", "bbh/navigate"), train=20, val=10, test=30, max_tokens=160),
         search=Search(
             calls=120,
             proposals=4,
             minibatch=6,
             keep=1,
             start="Let's think step by step.",
-            optimizer_tokens=160,
+            optimizer_tokens=320,
             abo_rounds=1,
             verify=4,
             max_prompt_chars=2000,
@@ -52,6 +52,6 @@ EXPECTED = {
     "laptop": "on a simulator, five seeds: the same with intervals, ten methods at 3000 calls, how well the diagnoses recover a known "
     "prior, and how often each selector finds the best of forty arms; an hour on two cores that ten others shared, under half an hour on idle ones (an estimate)",
     "smollm2": "SmolLM2-135M-Instruct as target and optimizer through `tenfold afm serve`, two tasks of BIG-Bench Hard, at most 120 "
-    "calls to the target a run, two seeds; under an hour on two idle cores (an estimate); needs TENFOLD_DATA",
+    "calls to the target a run, two seeds; two hours on two idle cores (an estimate), not run whole yet; needs TENFOLD_DATA",
     "paper": "the paper's tasks with models of your own at OPENAI_BASE_URL (models.target, models.optimizer); never run",
 }
