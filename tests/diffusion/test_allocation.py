@@ -77,7 +77,7 @@ def test_pictures(tmp_path: Path) -> None:
     captions = [r"a $\frac$ and <b>markup</b>", "word " * 100, ""]
     figure = heatmap_figure(maps, images=images, captions=captions, layers=(1, 3))
     axes = figure.axes
-    assert [axis.get_title() for axis in axes[:3]] == ["", "block 1", "block 3"]
+    assert [axis.get_title() for axis in axes[:3]] == ["", "block 2", "block 4"]
     assert torch.equal(torch.tensor(axes[2].images[0].get_array().data), maps[1, 0])
     assert all(axis.images[0].get_clim() == (0, 4) for axis in (axes[1], axes[5]))
     assert axes[0].get_ylabel() == "a $\\frac$ and\n<b>markup</b>"

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from tenfold.recipes.ec_dit import PRESETS, Config, measures, train, training
 from tenfold.recipes.ec_dit.config import GROUP, Data, Sampling, Training
 from tenfold.recipes.ec_dit.evaluation import draw_asked, shapes_rates
 from tenfold.recipes.ec_dit.experiment import best_rates, rate_trials
-from tenfold.recipes.ec_dit.findings import steps_until
+from tenfold.recipes.ec_dit.findings import heat_sentence, rate_interval, steps_until
 from tenfold.recipes.ec_dit.folder import open_model
 from tenfold.recipes.ec_dit.network import NoisyBatches, build, make_loss
 from tenfold.recipes.ec_dit.pictures import (
@@ -41,6 +42,7 @@ from tenfold.recipes.ec_dit.pictures import (
     to_model,
     write_corpus,
 )
+from tenfold.recipes.ec_dit.reporting import captions_seen
 from tenfold.recipes.ec_dit.training import Job
 from tenfold.vision.geneval import TASKS
 from tenfold.vision.shapes import render, sample_scene
@@ -473,12 +475,26 @@ def test_emoji_are_held_out_by_style(config: Config, tmp_path: Path) -> None:
         (["tiny", "--data.text", "t5"], "got None with text 't5'"),
         (["tiny", "--model.image-size", "16"], "got 64 pixels, need 32 for the shapes world"),
         (["tiny", "--data.codec-steps", "0", "--data.codec-folder", "absent"], "autoencoder not found"),
-        (["tiny", "--model.text-dim", "64", "--data.text", "minilm"], "text_dim: got 64, need 384"),
-        (["tiny", "--data.codec-steps", "0"], "in_channels: got 4, need 3"),
-        (["tiny", "--model.in-channels", "3"], "in_channels: got 3, need 4"),
+        (["tiny", "--model.text-dim", "64", "--data.text", "minilm"], "--model.text-dim: got 64, need 384"),
+        (["tiny", "--data.codec-steps", "0"], "--model.in-channels: got 4, need 3"),
+        (["tiny", "--model.in-channels", "3"], "--model.in-channels: got 3, need 4"),
         (["tiny", "--data.codec-steps", "9", "--data.codec-folder", "x"], "one of the two"),
         (["tiny", "--training.t-std", "0"], "t-mean, t-std|t_mean, t_std"),
         (["tiny", "--sampling.shift", "0"], "shift: got 0"),
+        (["tiny", "--training.rows", "100000000000"], "--training.rows: got 100000000000, need at least 1, at most"),
+        (["tiny", "--training.steps", "100000000000"], "--training.steps: got 100000000000, need at least 1, at most"),
+        (["tiny", "--sampling.steps", "99999999999"], "--sampling.steps: got 99999999999, need at least 1, at most"),
+        (["tiny", "--sampling.images-per-prompt", "100000"], "images-per-prompt: got 100000, need at least 1, at most"),
+        (["tiny", "--sampling.guidance-scale", "-1"], "guidance-scale: got -1.0, need at least 0, at most 1000"),
+        (
+            ["tiny", "--sampling.guidance-sweep", "1", "2e9"],
+            "guidance-sweep: got 2000000000.0, need at least 0, at most",
+        ),
+        (["tiny", "--data.per-prompt", "99999999"], "--data.per-prompt: got 99999999, need at least 1, at most"),
+        (["tiny", "--data.text-length", "99999999"], "--data.text-length: got 99999999, need at least 1, at most"),
+        (["tiny", "--data.codec-steps", "-1"], "--data.codec-steps: got -1, need at least 0"),
+        (["tiny", "--model.num-layers", "999999"], "--model.num-layers: got 999999, need at least 1, at most"),
+        (["tiny", "--workers", "100000"], "--workers: got 100000, need at least 1, at most 1024"),
     ],
 )
 def test_bad_input_of_train_is_one_line_and_exit_2(
@@ -494,14 +510,14 @@ def test_bad_input_of_train_is_one_line_and_exit_2(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("sample RUN", "prompt"),
+        ("sample RUN", "PROMPT: got none"),
         ("sample absent a", "no model in absent"),
         ("sample RUN green --out x.jpg", "--out: got x.jpg, need a .png"),
         ("sample RUN green --out absent/x.png", "need a .png file in a folder that exists"),
         ("sample RUN green --count 0", "count: got 0"),
         ("sample RUN green --steps 0", "steps: got 0"),
         ("sample RUN green --solver ddim", "ddim does not fit the model's objective flow"),
-        ("sample RUN green --guidance-scale nan", "guidance_scale: got nan"),
+        ("sample RUN green --guidance-scale nan", "--guidance-scale: got nan"),
         ("sample RUN zebra", "'zebra' not among"),
         ("eval RUN --out RUN", "exists already"),
         ("eval RUN --out BAD/x", "--out: got"),
@@ -509,8 +525,29 @@ def test_bad_input_of_train_is_one_line_and_exit_2(
         ("eval RUN --out NEW --prompts BAD", "bad.jsonl:1: class: got 'zebra'"),
         ("heatmap DENSE green", "its router is 'dense'"),
         ("heatmap RUN green --step 9", "--step: got 9, need -2..1"),
-        ("report tiny --image-size 33", "image_size: got 33"),
-        ("compare tiny --seeds 1 1", "seeds: got (1, 1)"),
+        ("report tiny --image-size 33", "--image-size: got 33"),
+        ("compare tiny --seeds 1 1", "--seeds: got (1, 1)"),
+        ("compare tiny --steps -5", "--steps: got -5, need at least 1"),
+        ("compare tiny --workers 100000", "--workers: got 100000"),
+        (
+            "sample RUN green --seed 99999999999999999999999",
+            "--seed: got 99999999999999999999999, need 0 or more, below",
+        ),
+        ("sample RUN green --seed -1", "--seed: got -1, need 0 or more"),
+        ("eval RUN --out NEW --seed -1", "--seed: got -1, need 0 or more"),
+        ("heatmap RUN green --seed -1", "--seed: got -1, need 0 or more"),
+        ("sample RUN green --steps 99999999999", "--steps: got 99999999999, need at least 1, at most 10000"),
+        ("sample RUN green --guidance-scale 1001", "--guidance-scale: got 1001.0, need at least 0, at most 1000"),
+        ("sample RUN zebra", "use its words (a above and "),
+        ("heatmap RUN zebra", "or allow unknown ones (--allow-unk)"),
+        ("eval RUN --out NEW --prompts WIDE", "'tiny' not among"),
+        ("sample RUN green --out /proc/x.png", "--out: got /proc/x.png, need a folder that files can be written to"),
+        ("eval RUN --out /proc/x", "--out: got /proc/x, need a folder that files can be written to"),
+        ("heatmap RUN", "PROMPT: got none, need at least one caption"),
+        ("eval RUN --out NEW --images-per-prompt 0", "--images-per-prompt: got 0 for 110 captions"),
+        ("report xl --image-size 100000000", "--image-size: got 100000000, need at least 1, at most 65536"),
+        ("report xl --num-experts 999999999", "--num-experts: got 999999999, need at least 1, at most 65536"),
+        ("report xl --router dense --num-experts 4", "--num-experts: got 4 with router dense, which has none"),
     ],
 )
 def test_bad_input_of_the_verbs_is_one_line_and_exit_2(
@@ -520,12 +557,150 @@ def test_bad_input_of_the_verbs_is_one_line_and_exit_2(
     monkeypatch.chdir(tmp_path)
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps({"tag": "t", "include": [{"class": "zebra", "count": 1}], "prompt": "a circle"}))
+    wide = tmp_path / "wide.jsonl"
+    wide.write_text(json.dumps({"tag": "t", "include": [{"class": "circle", "count": 1}], "prompt": "a tiny circle"}))
     before = sorted(tmp_path.rglob("*"))
-    places = {"RUN": run_folder, "DENSE": run_folder / "models" / "dense-seed0", "BAD": bad, "NEW": tmp_path / "new"}
+    places = {
+        "WIDE": wide,
+        "RUN": run_folder,
+        "DENSE": run_folder / "models" / "dense-seed0",
+        "BAD": bad,
+        "NEW": tmp_path / "new",
+    }
     code = main(["ec-dit", *(str(places.get(word, word)) for word in words.split())])
     error = capsys.readouterr().err.strip()
     assert (code, message in error, "\n" in error) == (2, True, False), error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of pictures with captions; every caption but the last two is of one picture."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for i, name in enumerate(("red", "green", "blue", "white", "white")):
+        Image.new("RGB", (40, 30), name).save(folder / f"p{i}.png")
+        (folder / f"p{i}.txt").write_text(f"a {name} picture")
+    return folder
+
+
+def truncate(folder: Path) -> None:
+    picture = folder / "p1.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+
+
+def inflate(folder: Path) -> None:
+    """A header of 30000 x 30000 pixels."""
+    picture = folder / "p1.png"
+    content = bytearray(picture.read_bytes())
+    content[16:24] = (30000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    picture.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "p1.png: cannot be read as PNG"),
+        (inflate, "p1.png: too many pixels"),
+        (lambda folder: (folder / "p1.png").write_text("no picture"), "p1.png: cannot be read as PNG"),
+        (lambda folder: (folder / "p2.txt").write_text(" \n"), "p2.png: the caption of this picture has no words"),
+        (lambda folder: (folder / "p2.txt").write_text("?!"), "p2.png: the caption of this picture has no words"),
+    ],
+)
+def test_bad_pictures_are_named_before_there_is_a_run(
+    damage: Any, message: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(own)
+    words = ["ec-dit", "train", "tiny", "--data.source", "files", "--data.path", str(own)]
+    assert main([*words, "--runs-dir", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: {own}/{message}") and "\n" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def remove_words(folder: Path) -> None:
+    shutil.rmtree(folder / "words")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_words, "text encoder not found: MODEL/words; copy it again"),
+        (lambda m: (m / "words" / "config.json").unlink(), "file not found: MODEL/words/config.json; copy the folder"),
+        (lambda m: (m / "words" / "config.json").write_text("{"), "copy the folder words again"),
+        (lambda m: (m / "words" / "model.safetensors").unlink(), "model.safetensors; copy it again"),
+        (lambda m: (m / "pipeline.json").write_text("{"), "copy it again from where the model was trained"),
+    ],
+)
+def test_a_damaged_model_folder_says_what_to_do(
+    damage: Any, message: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run_folder / "models" / "ec-seed0", model)
+    damage(model)
+    assert main(["ec-dit", "sample", str(model), "green", "--out", str(tmp_path / "x.png")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message.replace("MODEL", str(model)) in error and "\n" not in error
+
+
+def test_too_long_a_caption_says_where_the_limit_comes_from(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ec-dit", "sample", str(run_folder), "a " * 24]) == 2
+    assert "got 24 words, need at most 7 (its longest caption in training)" in capsys.readouterr().err
+
+
+def test_an_eval_that_dies_leaves_no_folder(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a process that dies at once, without tidying up, leaves --out free."""
+    seen: list[bool] = []
+
+    def dies(*_: Any, **__: Any) -> None:
+        seen.append((tmp_path / "out").exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tenfold.recipes.ec_dit.verbs.score_folder", dies)
+    words = ["ec-dit", "eval", str(run_folder), "--images-per-prompt", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 130
+    assert seen == [False]
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert main(words) == 0
+    names = [json.loads(line)["filename"] for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert len(names) == 110 and all(Path(name).is_file() for name in names)
+
+
+def test_a_run_on_own_pictures_draws_heat_maps_and_owns_up_to_repeated_captions(
+    config: Config, own: Path, tmp_path: Path
+) -> None:
+    training = replace(config.training, rows=4, curve_points=1)
+    config = replace(config, data=Data(source="files", path=own), training=training)
+    run = Run.create("ec-dit", "tiny", config, tmp_path / "runs")
+    train(config, run)
+    assert (run.path / "figures" / "heat.png").stat().st_size > 5000
+    page = (run.path / "report.html").read_text()
+    assert "1 of the 1 also trained on" in page and "never trained on" not in page
+    assert f"{own}: 4 pictures" in page
+    corpus = open_corpus(run.path / "corpus")
+    assert captions_seen(corpus) == 1
+    others = replace(corpus.train, caption=corpus.train.caption[:3])  # without the other white picture
+    assert captions_seen(replace(corpus, train=others)) == 0
+
+
+def test_blocks_are_counted_from_1() -> None:
+    heat = {"times": [0.5], "objects": [[2.0, 3.0]], "background": [[1.0, 1.0]]}
+    said = heat_sentence([{"model": "ec", "seed": 0, "heat": heat}], "ec", (1, 3))
+    assert "in block 4 a token" in said and "largest in block 4" in said
+
+
+def test_intervals_of_the_bars() -> None:
+    rows = [{"model": "ec", "seed": 0, "tasks": {"counting": [1, 10], "colors": [5, 10]}, "overall": 0.3}]
+    assert rate_interval(rows, "ec", "counting") == pytest.approx((0.1, 0.0179, 0.4042), abs=1e-4)  # Wilson
+    below, above = (math.hypot(a, b) / 2 for a, b in ((0.1 - 0.0179, 0.5 - 0.2366), (0.4042 - 0.1, 0.7634 - 0.5)))
+    assert rate_interval(rows, "ec", "overall") == pytest.approx((0.3, 0.3 - below, 0.3 + above), abs=1e-4)
+    rows.append({"model": "ec", "seed": 1, "tasks": {"counting": [3, 10], "colors": [5, 10]}, "overall": 0.4})
+    value, low, high = rate_interval(rows, "ec", "overall")
+    assert (value, low) == (pytest.approx(0.35), 0) and high == pytest.approx(0.35 + 12.706 * 0.05, abs=1e-3)
 
 
 @pytest.mark.parametrize("router", ["ec", pytest.param("tc", marks=pytest.mark.slow)])

@@ -56,8 +56,10 @@ def test_unknown_words_are_named() -> None:
         encoder().tokenize(["a red circle", "a pink hexagon, a squar"])
     assert str(caught.value) == (
         "caption: 'pink', 'hexagon', 'squar' not among the 9 words of the vocabulary; "
-        "use its words, or allow unknown ones (allow_unk)"
+        "use its words (a blue circle circles left of red square two), or allow unknown ones (--allow-unk)"
     )
+    with pytest.raises(UserError, match=r"vocabulary; use its words, or allow"):  # too many to list, none near
+        WordEncoder([f"w{i}" for i in range(41)], 16).tokenize(["dog"])
     with pytest.raises(UserError, match=r"'squar' not among .* \(did you mean square\?\)"):
         encoder().tokenize(["a squar"])
     with pytest.raises(UserError, match=r"'q0', 'q1', 'q2', 'q3', 'q4' and 2 more not among") as caught:

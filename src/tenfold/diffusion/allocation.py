@@ -84,7 +84,8 @@ def heatmap_figure(
         maps: (N, B, h, w) from `allocation_map`.
         images: (B, 3, H, W) in [-1, 1], drawn in front of the maps; other channel counts have no picture.
         captions: a text a row.
-        layers: numbers of the blocks, such as `config.sparse_layers`; None counts the maps.
+        layers: numbers of the blocks from 0, such as `config.sparse_layers`, shown from 1 as the paper counts; None
+            counts the maps.
     Raises:
         ValueError: shapes or lengths that do not fit.
     """
@@ -94,7 +95,11 @@ def heatmap_figure(
     if maps.ndim != 4 or not maps.numel():
         raise ValueError(f"maps: got shape {tuple(maps.shape)}, need (sparse layers, batch, height, width)")
     depth, batch = maps.shape[:2]
-    titles = [f"sparse layer {i}" for i in range(depth)] if layers is None else [f"block {layer}" for layer in layers]
+    titles = (
+        [f"sparse layer {i + 1}" for i in range(depth)]
+        if layers is None
+        else [f"block {layer + 1}" for layer in layers]
+    )
     if images is not None and (images.ndim != 4 or images.shape[:2] != (batch, 3)):
         raise ValueError(f"images: got shape {tuple(images.shape)}, need ({batch}, 3, height, width)")
     for name, got, need in (("captions", captions, batch), ("layers", titles, depth)):

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tenfold.core.config import need
 from tenfold.nn.moe_config import MoEConfig
 
 Router = Literal["ec", "tc", "race", "random", "dense", "dense-wide"]
 ROUTERS: tuple[str, ...] = get_args(Router)
+LARGEST = 2**16  # side, width or number that is taken for a mistake above
 
 # What the names mean to the mixture layer; the two dense ones have none.
 _LAYER_ROUTERS = {"ec": "expert_choice", "tc": "topk", "race": "race", "random": "random"}
@@ -123,13 +125,13 @@ class ECDiTConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, need one of {', '.join(allowed)}")
 
     def _check_shape(self) -> None:
-        for name in ("image_size", "in_channels", "patch_size", "dim", "num_layers", "num_heads", "ffn_ratio"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("text_dim", "num_experts", "top_k", "moe_every"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("num_kv_heads", "group_size", "eval_group_size", "base_size"):
-            if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
+        for name in ("image_size", "in_channels", "patch_size", "dim", "num_heads", "ffn_ratio"):
+            need(name, getattr(self, name), 1, LARGEST)
+        for name in ("text_dim", "num_experts", "top_k", "moe_every", "num_kv_heads", "base_size"):
+            need(name, getattr(self, name), 1, LARGEST)
+        need("num_layers", self.num_layers, 1, 4096)
+        for name in ("group_size", "eval_group_size"):
+            need(name, getattr(self, name), 1)
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size: got {self.image_size}, need a multiple of patch_size = {self.patch_size}")
         if self.out_channels not in (None, self.in_channels, 2 * self.in_channels):
@@ -213,11 +215,6 @@ class ECDiTConfig:
             lb_weight=self.aux_coef,
             shared_hidden=hidden if self.shared_expert else 0,
         )
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, need at least 1")
 
 
 def _paper(dim: int, layers: int, heads: int, kv_heads: int, experts: int) -> ECDiTConfig:

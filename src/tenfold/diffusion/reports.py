@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tenfold.diffusion.config import ECDiTConfig
+from tenfold.core.config import need
+from tenfold.diffusion.config import LARGEST, ECDiTConfig
 from tenfold.diffusion.transformer import TIME_FEATURES, ECDiT
 from tenfold.nn.moe import expert_capacity
 
@@ -145,10 +146,11 @@ def flop_report(config: ECDiTConfig, image_size: int | None = None, *, text_toke
         image_size: side of a square image, in pixels or latent cells; None is the config's.
         text_tokens: L.
     Raises:
-        ValueError: a side that is no multiple of the patch's, or no text.
+        ValueError: a side that is no multiple of the patch's or above 65536, or no text.
     """
     side = config.image_size if image_size is None else image_size
-    if side < 1 or side % config.patch_size:
+    need("image_size", side, 1, LARGEST)
+    if side % config.patch_size:
         raise ValueError(f"image_size: got {side}, need a multiple of patch_size = {config.patch_size}")
     if text_tokens < 1:
         raise ValueError(f"text_tokens: got {text_tokens}, need at least 1")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tenfold.core.atomic import replacing
-from tenfold.core.config import did_you_mean, from_json, read_json
+from tenfold.core.config import from_json, read_json
 from tenfold.core.errors import UserError
 from tenfold.text.words import normalised_words
 
 NULL, UNKNOWN, FIRST_WORD = 0, 1, 2  # ids; NULL also fills up the shorter captions of a batch, masked
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INIT_STD = 0.02
+LISTED = 40  # words of a vocabulary that a message has room for
 
 Kind = Literal["t5", "clip", "bert"]
 # The class in transformers, and what its config.json calls itself.
@@ -120,10 +122,12 @@ class WordEncoder(nn.Module):
         if unknown and not self.settings.allow_unk:
             named = ", ".join(repr(word[:40]) for word in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            hint = did_you_mean(unknown[0], self.words)
+            close = difflib.get_close_matches(unknown[0], self.words, n=1, cutoff=0.8)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            known = f" ({' '.join(word[:40] for word in self.words)})" if len(self.words) <= LISTED else ""
             raise UserError(
                 f"caption: {named}{more} not among the {len(self.words)} words of the vocabulary{hint}; "
-                "use its words, or allow unknown ones (allow_unk)"
+                f"use its words{known}, or allow unknown ones (--allow-unk)"
             )
         longest = max(map(len, rows))
         if longest > self.settings.max_length:
@@ -169,10 +173,13 @@ class WordEncoder(nn.Module):
             UserError: a file that is missing or damaged, weights that do not fit the config.
         """
         folder = Path(folder)
-        settings = from_json(_Settings, read_json(folder / CONFIG), where=str(folder / CONFIG))
+        try:
+            settings = from_json(_Settings, read_json(folder / CONFIG), where=str(folder / CONFIG))
+        except UserError as error:
+            raise UserError(f"{error}; copy the folder {folder.name} again from where the model was saved") from None
         path = folder / WEIGHTS
         if not path.is_file():
-            raise UserError(f"file not found: {path}")
+            raise UserError(f"file not found: {path}; copy it again from where the model was saved")
         try:
             tensors = load_file(path)
         except SafetensorError as error:

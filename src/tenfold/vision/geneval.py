@@ -167,12 +167,13 @@ def write_layout(
     return folder
 
 
-def score_folder(folder: str | Path, judge: Judge) -> Scores:
+def score_folder(folder: str | Path, judge: Judge, *, final: str | Path | None = None) -> Scores:
     """Judge every picture of a layout, write `results.jsonl` into its folder and count.
 
     Args:
         folder: as `write_layout` or GenEval's own generator made it.
         judge: such as `tenfold.vision.shapes.evaluate`.
+        final: the folder's name in the results, where it will be renamed; None is the folder itself.
     Raises:
         UserError: no pictures, or a file that cannot be read.
     """
@@ -184,7 +185,8 @@ def score_folder(folder: str | Path, judge: Judge) -> Scores:
             raise UserError(f"{prompt / 'metadata.jsonl'}: got {len(rows)} lines, need one")
         samples = (path for path in (prompt / "samples").glob("*.png") if re.fullmatch(r"\d+\.png", path.name))
         for sample in sorted(samples):
-            lines.append(json.dumps(_result(sample, rows[0], judge)))
+            shown = Path(folder if final is None else final) / sample.relative_to(folder)
+            lines.append(json.dumps({"filename": str(shown)} | _result(sample, rows[0], judge)))
     if not lines:
         raise UserError(f"{folder}: got no pictures, need 00000/metadata.jsonl, 00000/samples/0000.png, …")
     results = folder / "results.jsonl"
@@ -271,7 +273,6 @@ def _result(sample: Path, row: Mapping[str, Any], judge: Judge) -> dict[str, Any
     except ValueError as error:
         raise UserError(f"{sample}: {error}") from error
     return {
-        "filename": str(sample),
         "tag": row["tag"],
         "prompt": row["prompt"],
         "correct": judged.correct,

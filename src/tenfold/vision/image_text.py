@@ -35,6 +35,7 @@ class _Entry:
     name: str
     caption: str
     picture: Span
+    place: str  # of the picture, as its owner knows it
 
 
 class ImageTextSet(Sequence[ImageText]):
@@ -64,6 +65,11 @@ class ImageTextSet(Sequence[ImageText]):
         """Of all pictures, in order."""
         return [entry.name for entry in self._entries]
 
+    @property
+    def places(self) -> list[str]:
+        """Each picture's path, or its shard and its name there, in order."""
+        return [entry.place for entry in self._entries]
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -80,7 +86,7 @@ class ImageTextSet(Sequence[ImageText]):
         if isinstance(index, slice):
             return ImageTextSet(self._entries[index], self.side)
         entry = self._entries[index]
-        image = decode_square(entry.picture.read(), f"picture {entry.name!r:.200}", self.side)
+        image = decode_square(entry.picture.read(), entry.place, self.side)
         return ImageText(image, entry.caption, entry.name)
 
 
@@ -128,7 +134,10 @@ def _from_folder(folder: Path) -> list[_Entry]:
         elif name.lower().endswith(".txt"):
             captions[stem] = file
     _refuse_lonely(folder, _without(pictures, captions), _without(captions, pictures))
-    return [_Entry(stem, _caption(_whole(captions[stem]), captions[stem]), pictures[stem]) for stem in pictures]
+    return [
+        _Entry(stem, _caption(_whole(captions[stem]), captions[stem]), picture, str(picture.file))
+        for stem, picture in pictures.items()
+    ]
 
 
 def _from_metadata(folder: Path) -> list[_Entry]:
@@ -141,19 +150,20 @@ def _from_metadata(folder: Path) -> list[_Entry]:
         captions.append((name, row["text"].strip()))
     # Only files found below the folder can be named, so no name leads out of it.
     _refuse_lonely(folder, _without(pictures, dict(captions)), _without(dict(captions), pictures))
-    return [_Entry(name, caption, _whole(pictures[name])) for name, caption in captions]
+    return [_Entry(name, caption, _whole(pictures[name]), str(pictures[name])) for name, caption in captions]
 
 
 def _from_shard(path: Path) -> list[_Entry]:
     shard = read_shard(path)
     pictures: dict[str, Span] = {}
+    suffixes: dict[str, str] = {}
     captions: dict[str, Span] = {}
     for name, kinds in shard.items():
-        drawn = [kinds[kind] for kind in SUFFIXES if kind in kinds]
+        drawn = [kind for kind in SUFFIXES if kind in kinds]
         if len(drawn) > 1:
             raise _twice(path, name)
         if drawn:
-            pictures[name] = drawn[0]
+            pictures[name], suffixes[name] = kinds[drawn[0]], drawn[0]
         if "txt" in kinds or "json" in kinds:
             captions[name] = kinds.get("txt") or kinds["json"]
     _refuse_lonely(path, _without(pictures, captions), _without(captions, pictures))
@@ -161,7 +171,7 @@ def _from_shard(path: Path) -> list[_Entry]:
     for name, picture in pictures.items():
         where = f"{path}: {name!r:.200}"
         caption = _caption(captions[name], where) if "txt" in shard[name] else _json_caption(captions[name], where)
-        entries.append(_Entry(name, caption, picture))
+        entries.append(_Entry(name, caption, picture, f"{path}: {f'{name}.{suffixes[name]}'!r:.200}"))
     return entries
 
 

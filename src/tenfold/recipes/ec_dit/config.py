@@ -15,6 +15,7 @@ Rival = Literal[
 ]  # fmt: skip
 TextKind = Literal["words", "minilm", "t5", "clip", "bert"]
 GROUP = 4  # images that compete for experts under the group rivals
+MOST_STEPS = 10**8  # of a training
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Data:
     """Captioned pictures and how captions are read.
 
     Args:
-        source: "shapes", drawn here, with an exact checker; "emoji", 1906 names in two drawing styles (tenfold data get
+        source: "shapes", drawn here, with a checker exact on renders; "emoji", 1906 names in two drawing styles (tenfold data get
             01-ec-dit); "files", the user's own.
         path: of "files": a folder of pictures with captions beside them or in metadata.jsonl, or a WebDataset .tar.
         per_prompt: of "shapes": pictures drawn for each of the 296 training prompts.
@@ -53,13 +54,13 @@ class Data:
             raise ValueError(
                 f"text_folder: got {self.text_folder} with text {self.text!r}, need it with t5, clip, bert"
             )
-        if self.codec_steps < 0 or (self.codec_steps and self.codec_folder is not None):
+        if self.codec_steps and self.codec_folder is not None:
             raise ValueError(
-                f"codec_steps: got {self.codec_steps} with codec_folder {self.codec_folder}, need 0 or more, one of the two"
+                f"codec_steps: got {self.codec_steps} with codec_folder {self.codec_folder}, need one of the two"
             )
-        for name in ("per_prompt", "text_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+        for name, most in (("per_prompt", 10_000), ("text_length", 4096)):
+            need(name, getattr(self, name), 1, most)
+        need("codec_steps", self.codec_steps, 0, MOST_STEPS)
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,13 @@ class Training:
     curve_points: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "log_every", "save_every", "curve_points"):
-            need(name, getattr(self, name), 1)
+        for name in ("steps", "log_every", "save_every", "curve_points"):
+            need(name, getattr(self, name), 1, MOST_STEPS)
+        need("rows", self.rows, 1, 2**20)
+        need("rate_steps", self.rate_steps, 0, MOST_STEPS)
         for name in ("lr", "rates", "clip_norm"):
             need(name, getattr(self, name), 0, above=True)
-        for name in ("weight_decay", "rate_steps"):
-            need(name, getattr(self, name), 0)
+        need("weight_decay", self.weight_decay, 0)
         for name in ("final_fraction", "text_dropout"):
             need(name, getattr(self, name), 0, 1)
         for name in ("ema", "mask_ratio"):
@@ -134,8 +136,8 @@ class Sampling:
     """How pictures are drawn from a trained model.
 
     Args:
-        steps: of the solver.
-        guidance_scale: strength of guidance; 1 is none.
+        steps: of the solver, 1..10000.
+        guidance_scale: strength of guidance, 0..1000; 1 is none.
         guidance_sweep: scales for the figure of rate against scale; none leaves it out.
         shift: above 1 the steps are closer together near the noise.
         solver: "euler", "heun", "dpmpp2m" or, for the DDPM objective, "ddim".
@@ -152,11 +154,13 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift: got {self.shift}, need a number above 0")
-        for name in ("steps", "images_per_prompt"):
-            need(name, getattr(self, name), 1)
-        for name, scales in (("guidance_scale", (self.guidance_scale,)), ("guidance_sweep", self.guidance_sweep)):
-            if odd := [scale for scale in scales if not math.isfinite(scale)]:
-                raise ValueError(f"{name}: got {odd[0]}, need a finite number")
+        for name, least, most in (
+            ("steps", 1, 10_000),
+            ("images_per_prompt", 1, 1000),
+            ("guidance_scale", 0, 1000),
+            ("guidance_sweep", 0, 1000),
+        ):
+            need(name, getattr(self, name), least, most)
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,7 @@ class Config:
             raise ValueError(
                 f"seeds: got {self.seeds}, need one or more, all different, 0 or more, below 2 to the 40th"
             )
-        if self.workers < 1:
-            raise ValueError(f"workers: got {self.workers}, need at least 1")
+        need("workers", self.workers, 1, 1024)
         if len(set(self.rivals)) != len(self.rivals):
             raise ValueError(f"rivals: got {self.rivals}, need each once")
         if self.model.router in self.rivals:

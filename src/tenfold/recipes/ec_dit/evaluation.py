@@ -146,7 +146,7 @@ def draw_asked(
 
 
 def shapes_rates(pictures: NDArray[np.uint8], asked: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Correct pictures of the shapes world by GenEval's tasks, exactly judged.
+    """Correct pictures of the shapes world by GenEval's tasks, as its checker judges, which is exact on renders.
 
     Args:
         pictures: (P, K, H, W, 3).

@@ -13,7 +13,7 @@ from tenfold.core.mesh import is_main, on_main
 from tenfold.core.run import Run
 from tenfold.recipes.ec_dit.config import Config
 from tenfold.recipes.ec_dit.measures import write_classifier
-from tenfold.recipes.ec_dit.pictures import codec_shape, find_encoder, find_pictures, write_corpus
+from tenfold.recipes.ec_dit.pictures import codec_shape, find_encoder, find_pictures, try_pictures, write_corpus
 from tenfold.recipes.ec_dit.training import Job, Row, judges_distance, step_cost, train_one
 
 
@@ -21,15 +21,24 @@ def check(config: Config) -> None:
     """Hold a config against this machine, before there is a run folder.
 
     Raises:
-        UserError: data or encoders that are absent, or do not fit the model; workers under torchrun.
+        UserError: data or encoders that are absent, or do not fit the model; a picture that cannot be read; workers
+            under torchrun.
     """
+    _check_fit(config)
+    try_pictures(config.data, config.model.image_size * codec_shape(config.data)[1])
+
+
+def _check_fit(config: Config) -> None:
+    """What of `check` takes no time."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and config.workers > 1:
-        raise UserError(f"workers: got {config.workers} under torchrun, need 1; its processes train one model together")
+        raise UserError(
+            f"--workers: got {config.workers} under torchrun, need 1; its processes train one model together"
+        )
     (channels, factor), model = codec_shape(config.data), config.model
     if model.in_channels != channels:
-        raise UserError(f"model.in_channels: got {model.in_channels}, need {channels} (of the codec)")
+        raise UserError(f"--model.in-channels: got {model.in_channels}, need {channels} (of the codec)")
     if config.data.text != "words" and model.text_dim != (width := find_encoder(config.data).dim):
-        raise UserError(f"model.text_dim: got {model.text_dim}, need {width} (of the text encoder)")
+        raise UserError(f"--model.text-dim: got {model.text_dim}, need {width} (of the text encoder)")
     find_pictures(config.data, model.image_size * factor)
 
 
@@ -38,7 +47,7 @@ def train(config: Config, run: Run) -> Result:
 
     Source: Sun et al. 2024, arXiv 2410.02098.
     """
-    check(config)
+    _check_fit(config)
 
     # 1. Pictures and captions, gathered and encoded once.
     if not run.done("corpus"):

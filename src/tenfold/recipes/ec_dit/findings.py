@@ -24,8 +24,8 @@ PAPER_RATES: dict[str, tuple[float | None, ...]] = {
     "SDXL (GenEval's page)": (0.98, 0.74, 0.39, 0.85, 0.15, 0.23, 0.55),
 }
 PAPER_NOTE = (
-    "GenEval's own figures are of photographs found by a detector; ours are of a simulated world with an exact checker. "
-    "They share the tasks and the scoring rule, not the difficulty."
+    "GenEval's own figures are of photographs found by a detector; ours are of a simulated world with a checker that is "
+    "exact on renders and takes a blurred shape for the nearest template. They share the tasks and the scoring rule, not the difficulty."
 )
 MODELS = {
     "ec": "experts choose tokens",
@@ -87,13 +87,14 @@ def rate_table(config: Config, rows: Sequence[Row], floor: Mapping[str, float]) 
 
 def rate_note(config: Config, rows: Sequence[Row]) -> str:
     """How sure a rate of one model is."""
-    first = of(rows, config.models[0])[0]
+    model = config.models[0]
+    first = of(rows, model)[0]
     right, total = (sum(column) for column in zip(*first["tasks"].values(), strict=True))
     interval = wilson(right, total)
     seeds = "± is the 95 % t interval over seeds. " if len(config.seeds) > 1 else "One seed, no interval over seeds. "
     return (
-        f"{seeds}{total} pictures a model; of the first, {right} are right ({interval.low:.2f} to {interval.high:.2f} by "
-        f"Wilson). {PAPER_NOTE}"
+        f"{seeds}Right pictures of {model}, seed {first['seed']}: {right} of {total} ({interval.low:.2f} to "
+        f"{interval.high:.2f} by Wilson). {PAPER_NOTE}"
     )
 
 
@@ -136,7 +137,7 @@ def make_claims(
     own = config.model.router
     claims = []
     shapes = config.data.source == "shapes"
-    pictures = f"{len(config.seeds)} seeds, shapes prompts never trained on, exact checker"
+    pictures = f"{len(config.seeds)} seeds, shapes prompts never trained on, checker exact on renders"
     if shapes:
         claims.append(
             paired("overall rate above the floor", values(rows, own, overall), [floor["overall"]] * len(config.seeds), "higher",
@@ -251,6 +252,27 @@ def steps_until(curve: Sequence[tuple[int, float]], target: float) -> float | No
     return None
 
 
+def rate_interval(rows: Sequence[Row], model: str, task: str) -> tuple[float, float, float]:
+    """Rate of a model in a task, or "overall", with its 95 % interval: t over seeds, Wilson's over pictures for one.
+
+    Source for "overall" of one seed, a mean of independent shares: Zou and Donner 2008, "Construction of confidence
+    limits about effect measures" (MOVER).
+    """
+    own = of(rows, model)
+    if len(own) > 1:
+        rates = [overall(row) if task == "overall" else row["tasks"][task][0] / row["tasks"][task][1] for row in own]
+        over_seeds = paired_t(rates)
+        return over_seeds.value, max(0.0, over_seeds.low), min(1.0, over_seeds.high)
+    if task != "overall":
+        share = wilson(*own[0]["tasks"][task])
+        return share.value, share.low, share.high
+    shares = [wilson(*counts) for counts in own[0]["tasks"].values()]
+    value = statistics.fmean(share.value for share in shares)
+    below = math.hypot(*(share.value - share.low for share in shares)) / len(shares)
+    above = math.hypot(*(share.high - share.value for share in shares)) / len(shares)
+    return value, value - below, value + above
+
+
 def loss_of(row: Row) -> float:
     """Held-out loss."""
     return float(row["loss"])
@@ -297,7 +319,7 @@ def paired(
 
 
 def heat_sentence(rows: Sequence[Row], model: str, layers: Sequence[int]) -> str:
-    """What the heat-maps show, from the numbers; `layers` are the sparse blocks'."""
+    """What the heat-maps show, from the numbers; `layers` are the sparse blocks', from 0, which are told from 1."""
     own = of(rows, model)
     objects, background = (np.array([row["heat"][name] for row in own]).mean(0) for name in ("objects", "background"))
     times = own[0]["heat"]["times"]
@@ -308,8 +330,8 @@ def heat_sentence(rows: Sequence[Row], model: str, layers: Sequence[int]) -> str
     steepest = int(np.abs(objects - background).mean(0).argmax())
     more = "more" if objects[-1, -1] > background[-1, -1] else "fewer"
     return (
-        f"{model}: in block {layers[-1]} a token on an object gets {first} experts of a background token after the first "
+        f"{model}: in block {layers[-1] + 1} a token on an object gets {first} experts of a background token after the first "
         f"step (t = {times[0]:.2f}) and {last} after the last, {more} for the object; over all steps the difference is "
-        f"largest in block {layers[steepest]} ({objects[:, steepest].mean():.2f} against "
+        f"largest in block {layers[steepest] + 1} ({objects[:, steepest].mean():.2f} against "
         f"{background[:, steepest].mean():.2f}). Means over {len(own)} seed{'s' if len(own) > 1 else ''} and all pictures drawn."
     )

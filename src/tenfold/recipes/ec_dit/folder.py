@@ -26,6 +26,7 @@ from tenfold.recipes.ec_dit.config import Config, Data, Sampling
 from tenfold.recipes.ec_dit.network import TextToImage
 from tenfold.recipes.ec_dit.pictures import CODEC, Corpus, find_encoder, open_codec
 from tenfold.text.encoders import WordEncoder
+from tenfold.text.words import normalised_words
 
 PIPELINE = "pipeline.json"
 
@@ -61,9 +62,17 @@ class Pipeline:
         """States (B, L, D) and mask (B, L) of captions.
 
         Raises:
-            UserError: words that the encoder does not know.
+            UserError: words that the encoder does not know, or more of them than it reads.
         """
         if self.model.words is not None:
+            most = self.model.words.settings.max_length
+            if (longest := max(len(normalised_words(caption)) for caption in captions)) > most:
+                whence = (
+                    "--data.text-length of its training"
+                    if most == self.data.text_length
+                    else "its longest caption in training"
+                )
+                raise UserError(f"caption: got {longest} words, need at most {most} ({whence}); shorten it")
             with torch.no_grad():
                 return self.model.words.encode(captions)
         return find_encoder(self.data).encode(captions)
@@ -84,17 +93,22 @@ def open_model(path: Path, *, allow_unk: bool | None = None) -> Pipeline:
         if not found:
             raise UserError(f"no model in {path}: need a folder with {PIPELINE}, or a run that trained one")
         folder = _own_model(path, [file.parent for file in found])
-    about = read_object(folder / PIPELINE, data=dict, sampling=dict)
+    try:
+        about = read_object(folder / PIPELINE, data=dict, sampling=dict)
+        data = from_json(Data, about["data"], where=f"{folder / PIPELINE}: data")
+        sampling = from_json(Sampling, about["sampling"], where=f"{folder / PIPELINE}: sampling")
+    except UserError as error:
+        raise UserError(f"{error}; copy it again from where the model was trained") from None
     words = folder / "words"
+    if data.text == "words" and not words.is_dir():
+        raise UserError(f"text encoder not found: {words}; copy it again from where the model was trained")
     model = TextToImage(
         ECDiT.from_pretrained(folder / "denoiser"),
         WordEncoder.load(words, allow_unk=allow_unk) if words.is_dir() else None,
     )
     check_finite(folder, model.named_parameters())
     own = folder / CODEC
-    data = from_json(Data, about["data"], where=f"{folder / PIPELINE}: data")
     codec = own if own.is_dir() else data.codec_folder
-    sampling = from_json(Sampling, about["sampling"], where=f"{folder / PIPELINE}: sampling")
     return Pipeline(model.to(device_type()).eval(), data, sampling, open_codec(codec))
 
 

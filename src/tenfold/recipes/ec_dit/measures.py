@@ -39,10 +39,10 @@ CONTRAST = 80  # distance in RGB from which a pixel is no background
 
 
 def take(config: Config, run: Run, name: str, seed: int, model: TextToImage, corpus: Corpus) -> dict[str, Any]:
-    """All measures of a model of the shapes world that has experts; the maps go to heat/<name>.npz in the run.
+    """All measures of a model that has experts; the maps go to heat/<name>.npz in the run.
 
     Returns:
-        "heat": times of the steps, and experts of object and background tokens by step and layer; "words"; "complexity"
+        nothing but for the shapes world, whose objects and words are known: "heat": times of the steps, and experts of object and background tokens by step and layer; "words"; "complexity"
         where pictures compete.
     """
     if not model.config.sparse_layers:
@@ -51,6 +51,8 @@ def take(config: Config, run: Run, name: str, seed: int, model: TextToImage, cor
     captions = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(PICTURES, len(prompts))).astype(int)]
     maps = heat_maps(model, corpus, captions, config.sampling, seed)
     maps.save(run.path / "heat" / f"{name}.npz")
+    if config.data.source != "shapes":
+        return {}
     objects, background = maps.means()
     row: dict[str, Any] = {
         "heat": {"times": maps.times, "objects": objects.tolist(), "background": background.tolist()},
@@ -68,7 +70,7 @@ class HeatMaps:
     Args:
         times: of the steps, (N,), falling.
         experts: (N, R, B, h, w) counts.
-        objects: (B, h, w), where the finished picture shows something.
+        objects: (B, h, w), where the finished picture shows something; it means something in the shapes world only.
         pictures: the finished ones, (B, 3, H, W) in [-1, 1].
         captions: (B,).
     """
@@ -110,7 +112,9 @@ def heat_maps(model: TextToImage, corpus: Corpus, captions: Sequence[str], sampl
 
     def look(step: int, t: float, x: Tensor) -> None:
         at = torch.full((len(x),), max(t, 0.0), device=x.device)  # DDIM calls clean pictures step -1
-        experts.append(allocation_map(model.denoiser, x, at, states, mask).cpu())
+        filled = torch.arange(len(x), device=x.device) % len(states)  # as the pictures of a group are
+        routed = allocation_map(model.denoiser, x, at, states[filled], mask[filled])
+        experts.append(routed[:, : len(states)].cpu())
         times.append(t)
 
     with torch.no_grad():

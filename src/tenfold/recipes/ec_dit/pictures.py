@@ -32,7 +32,7 @@ from tenfold.text.encoders import HFTextEncoder, WordEncoder
 from tenfold.text.words import normalised_words
 from tenfold.vision.emoji import read_emoji
 from tenfold.vision.geneval import read_metadata
-from tenfold.vision.image_text import open_image_text
+from tenfold.vision.image_text import ImageTextSet, open_image_text
 from tenfold.vision.shapes import evaluate, render, sample_scene
 from tenfold.vision.shapes_world import PALETTE, SIZE
 
@@ -40,6 +40,7 @@ CODEC = "codec"  # folder of an autoencoder that was trained here
 CODEC_CHANNELS, CODEC_FACTOR = 4, 4
 HELD_OUT = 512  # pictures of the shapes world that the validation loss is taken on
 ASKED = 64  # captions of the user's own that are asked for
+DECODED = 1000  # pictures of the user's own that are decoded before there is a run
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,37 @@ def find_pictures(data: Data, side: int) -> None:
         assert data.path is not None
         if len(pictures := open_image_text(data.path, side)) < 2:
             raise UserError(f"{data.path}: got {len(pictures)} picture, need at least 2, one of them to hold out")
+        _refuse_silent(data, pictures)
         return
     own, name = (SIZE, "the shapes world") if data.source == "shapes" else (read_emoji().side, "the emoji")
     if side != own:
-        raise UserError(f"model.image_size: got {side} pixels, need {own} for {name}")
+        raise UserError(f"--model.image-size: got {side} pixels, need {own} for {name}")
     for part in ("train", "val") if data.source == "shapes" else ():
         data_path(f"shapes_{part}")
+
+
+def _refuse_silent(data: Data, pictures: ImageTextSet) -> None:
+    """UserError where a caption says nothing to the text encoder."""
+    silent = [
+        place
+        for place, caption in zip(pictures.places, pictures.captions, strict=True)
+        if not (normalised_words(caption) if data.text == "words" else caption)
+    ]
+    if silent:
+        more = f", and of {len(silent) - 1} more" if len(silent) > 1 else ""
+        raise UserError(f"{silent[0]}: the caption of this picture{more} has no words; write one, or take it out")
+
+
+def try_pictures(data: Data, side: int) -> None:
+    """Decode the first thousand of the user's own pictures, so that a broken one is found before there is a run.
+
+    Raises:
+        UserError: one that cannot be read; its file is named.
+    """
+    if data.source == "files":
+        assert data.path is not None
+        for _ in open_image_text(data.path, side)[:DECODED]:
+            pass
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,21 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
     shapes = config.data.source == "shapes"
     curves = read_curves(config, run)
     run.text("summary", summary(config, rows, corpus))
-    run.figure("samples", samples(config, run, corpus.asked, shapes), caption=sample_caption(config, shapes))
+    run.figure("samples", samples(config, run, corpus.asked, shapes), caption=sample_caption(config, corpus))
     if shapes:
         run.figure(
             "rates",
             figures.rates_figure(config, rows, corpus.floor),
-            caption="Dots are seeds; dotted: a picture of another prompt.",
+            caption="Lines on the bars: 95 % intervals, "
+            + ("t over seeds; dots are seeds." if len(config.seeds) > 1 else "Wilson's over pictures; one seed."),
         )
         run.table("rates", findings.rate_table(config, rows, corpus.floor), note=findings.rate_note(config, rows))
     run.figure(
         "learning",
         figures.curves_figure(config, curves),
-        caption="Averaged weights; bands: all seeds. The first point may lie above.",
+        caption="Averaged weights"
+        + ("; bands: all seeds" if len(config.seeds) > 1 else "")
+        + ". The first point may lie above.",
     )
     run.table(
         "models",
@@ -52,6 +56,8 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
     measured = [model for model in config.models if all("heat" in row for row in findings.of(rows, model))]
     if measured:
         routing(config, run, rows, measured)
+    elif (first := heat_file(config, run)).is_file():
+        heat(config, run, first)
     if trials:
         run.table(
             "rates tried",
@@ -64,12 +70,11 @@ def report(config: Config, run: Run, rows: Sequence[Row], trials: Sequence[Row])
 
 def routing(config: Config, run: Run, rows: Sequence[Row], measured: Sequence[str]) -> None:
     """Where the compute goes."""
-    first, layers = Job(measured[0], config.seeds[0], 0.0, 1).name, config.model.placement
+    layers = config.model.placement
     told = [model for model in measured if model != "tc"][:2]  # token choice gives every token as many
     if told:
         run.text("where the compute goes", " ".join(findings.heat_sentence(rows, model, layers) for model in told))
-    run.figure("heat", figures.heat_figure(run.path / "heat" / f"{first}.npz", layers),
-               caption="Experts of every token while pictures are drawn, from noise (t = 1) to the finished one. Blocks count from 0.")  # fmt: skip
+    heat(config, run, heat_file(config, run, measured[0]))
     run.figure("objects", figures.preference_figure(rows, measured, layers),
                caption="Object tokens are those under the finished picture's shapes. Means over seeds and pictures.")  # fmt: skip
     lines = []
@@ -84,6 +89,18 @@ def routing(config: Config, run: Run, rows: Sequence[Row], measured: Sequence[st
             line["experts a token for one object more"] = plus_minus([findings.slope(row) for row in own], 4)
         lines.append(line)
     run.table("routing", lines)
+
+
+def heat_file(config: Config, run: Run, model: str | None = None) -> Path:
+    """Where the heat-maps of a model's first seed are; None is the run's own model."""
+    return run.path / "heat" / f"{Job(model or config.models[0], config.seeds[0], 0.0, 1).name}.npz"
+
+
+def heat(config: Config, run: Run, file: Path) -> None:
+    """The heat-maps of a model."""
+    run.figure("heat", figures.heat_figure(file, config.model.placement),
+               caption="Experts of every token while pictures are drawn, from noise (t = 1) to the finished one. "
+                       "Blocks count from 1.")  # fmt: skip
 
 
 def read_curves(config: Config, run: Run) -> dict[str, dict[int, list[tuple[int, float]]]]:
@@ -110,20 +127,40 @@ def samples(config: Config, run: Run, asked: Sequence[Row], shapes: bool) -> Any
     return figures.samples_figure(pictures[picked], [asked[i] for i in picked], verdicts)
 
 
-def sample_caption(config: Config, shapes: bool) -> str:
+def sample_caption(config: Config, corpus: Corpus) -> str:
     """What the grid shows."""
     sampling = config.sampling
-    judged = " Green frames: the checker finds what was asked for." if shapes else ""
+    judged = ""
+    if config.data.source == "shapes":
+        judged = (
+            " Green frames: the checker finds what was asked for; it takes a blurred shape for the nearest template."
+        )
+    seen = captions_seen(corpus)
+    asked = "captions never trained on" if not seen else (
+        f"captions of held-out pictures ({seen} of the {len(corpus.asked)} also trained on, with other pictures)"
+    )  # fmt: skip
     return (
-        f"Pictures of captions never trained on, by {config.models[0]} of the first seed: {sampling.steps} steps of "
+        f"Pictures of {asked}, by {config.models[0]} of the first seed: {sampling.steps} steps of "
         f"{sampling.solver}, guidance {sampling.guidance_scale:g}.{judged} Evenly picked, not the best."
     )
+
+
+def captions_seen(corpus: Corpus) -> int:
+    """How many of the captions that are asked for were trained on, as the model reads them."""
+
+    def read(row: int) -> object:
+        """Word ids, without case and cut as in training; of a frozen encoder the caption itself."""
+        return corpus.captions[row] if corpus.frozen_text else tuple(corpus.text[row].tolist())
+
+    trained = {read(row) for row in corpus.train.caption.unique().tolist()}
+    return sum(read(corpus.number(row["prompt"])) in trained for row in corpus.asked)
 
 
 def summary(config: Config, rows: Sequence[Row], corpus: Corpus) -> str:
     """The run in words."""
     own = findings.of(rows, config.models[0])
-    words = [f"{corpus.note[0].upper()}{corpus.note[1:]}."]
+    note = corpus.note if config.data.source == "files" else f"{corpus.note[0].upper()}{corpus.note[1:]}"
+    words = [f"{note}."]  # the user's own begins with a path
     if config.data.source == "shapes":
         rates = plus_minus([findings.overall(row) for row in own])
         words.append(

@@ -175,7 +175,7 @@ def show(config: Config, run: Run, name: str, seed: int, model: TextToImage, cor
 
     Returns:
         fields of the row: "tasks" and "overall" (shapes), "sweep" {scale: overall}, "frechet", "retrieval" (emoji),
-        "heat", "words", "complexity" where the model has what they look at.
+        "heat", "words", "complexity" (shapes) where the model has what they look at.
     """
     pictures = draw_asked(config, model, corpus, seed)
     _keep(run.path / "samples" / f"{name}.npy", pictures)
@@ -184,14 +184,14 @@ def show(config: Config, run: Run, name: str, seed: int, model: TextToImage, cor
         row |= shapes_rates(pictures, corpus.asked)
         row["sweep"] = {f"{scale:g}": row["overall"] if scale == config.sampling.guidance_scale else _overall(config, model, corpus, seed, scale)
                         for scale in config.sampling.guidance_sweep}  # fmt: skip
-        if config.measure:
-            row |= measures.take(config, run, name, seed, model, corpus)
         if judges_distance(config):
             row["frechet"] = measures.distance_to_held_out(
                 run.path / "corpus", corpus, pictures.reshape(-1, *pictures.shape[2:])
             )
     elif config.data.source == "emoji":
         row["retrieval"] = emoji_retrieval(pictures, corpus, seed)
+    if config.measure:
+        row |= measures.take(config, run, name, seed, model, corpus)
     return row
 
 

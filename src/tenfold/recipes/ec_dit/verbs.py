@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from PIL import Image
 
 from tenfold.core.atomic import replacing
 from tenfold.core.data import path as data_path
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, is_disk_full
 from tenfold.core.run import Run
 from tenfold.core.statistics import Interval
 from tenfold.diffusion.allocation import allocation_map, save_heatmaps
@@ -58,7 +61,8 @@ def sample(
         seed: of the noise.
         allow_unk: read words that the model does not know as one unknown word.
     """
-    pipeline = open_model(model, allow_unk=allow_unk)
+    _check_asked(prompt, "--count", count, seed)
+    pipeline = open_model(model, allow_unk=allow_unk or None)
     sampling = _sampling(pipeline, guidance_scale, steps, solver)
     _check_out(out)
     pictures = draw(pipeline, prompt, count, sampling, seed)
@@ -77,9 +81,12 @@ def eval_(
     guidance_scale: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    allow_unk: bool = False,
     judge: bool = True,
 ) -> None:
-    """Draw pictures of prompts in GenEval's form and layout, and score them with the exact checker of the shapes world.
+    """Draw pictures of prompts in GenEval's form and layout, and score them with the checker of the shapes world.
+
+    The checker is exact on renders; a blurred shape counts as the nearest template.
 
     Args:
         model: a run folder, or a model folder of one.
@@ -89,6 +96,7 @@ def eval_(
         guidance_scale: strength of guidance; none takes the model's own.
         steps: of the solver; none takes the model's own.
         seed: of the noise.
+        allow_unk: read words that the model does not know as one unknown word.
         judge: score by the shapes world's checker; without, the folder is for GenEval's own scorer.
     """
     rows = read_metadata(data_path("shapes_val") if prompts is None else prompts)
@@ -98,7 +106,8 @@ def eval_(
                 conditions(row)
             except ValueError as error:
                 raise UserError(f"{prompts or 'prompts'}:{number}: {error}; --no-judge draws without scoring") from None
-    pipeline = open_model(model)
+    _check_asked([row["prompt"] for row in rows], "--images-per-prompt", images_per_prompt, seed)
+    pipeline = open_model(model, allow_unk=allow_unk or None)
     if prompts is None and pipeline.data.source != "shapes":
         raise UserError("--prompts: got none; the model was not trained on the shapes world, name a file of prompts")
     sampling = _sampling(pipeline, guidance_scale, steps, None)
@@ -106,12 +115,19 @@ def eval_(
         raise UserError(f"--out: got {out}, need a new folder inside one that exists")
     if out.exists():
         raise UserError(f"--out: {out} exists already; name a new folder")
+    _check_writable(out)
     pictures = draw(pipeline, [row["prompt"] for row in rows], images_per_prompt, sampling, seed)
-    write_layout(out, rows, pictures)
     if not judge:
+        write_layout(out, rows, pictures)
         print(f"{out}: {len(rows)} x {images_per_prompt} pictures in GenEval's layout")
         return
-    scores, floor = score_folder(out, evaluate), shapes_floor(rows)["overall"]
+    floor = shapes_floor(rows)["overall"]
+    staging = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    try:  # the folder appears with its results or not at all
+        scores = score_folder(write_layout(staging, rows, pictures), evaluate, final=out)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     for task, score in scores.tasks.items():
         print(f"{task:<14} {_percent(score.rate)}  {score.correct} of {score.images}")
     print(f"{'overall':<14} {scores.overall:7.1%}  mean of the tasks; pictures of other prompts: {floor:.1%}")
@@ -127,6 +143,7 @@ def heatmap(
     guidance_scale: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    allow_unk: bool = False,
 ) -> None:
     """Draw pictures of captions and show how many experts each of their tokens got.
 
@@ -138,8 +155,10 @@ def heatmap(
         guidance_scale: strength of guidance; none takes the model's own.
         steps: of the solver; none takes the model's own.
         seed: of the noise.
+        allow_unk: read words that the model does not know as one unknown word.
     """
-    pipeline = open_model(model)
+    _check_asked(prompt, "--count", 1, seed)
+    pipeline = open_model(model, allow_unk=allow_unk or None)
     config = pipeline.model.config
     if not config.sparse_layers:
         raise UserError(f"{model}: its router is {config.router!r}; heat-maps need a model with experts")
@@ -153,13 +172,15 @@ def heatmap(
     def look(number: int, t: float, x: torch.Tensor) -> None:
         if number == wanted:
             at = torch.full((len(x),), max(float(t), 0.0), device=x.device)  # DDIM calls clean pictures step -1
-            maps.append(allocation_map(pipeline.model.denoiser, x.to(states.dtype), at, states, mask).cpu())
+            rows = torch.arange(len(x), device=x.device) % len(states)  # filled up as the pictures of a group are
+            routed = allocation_map(pipeline.model.denoiser, x.to(states.dtype), at, states[rows], mask[rows])
+            maps.append(routed[:, : len(states)].cpu())
 
     pictures = draw(pipeline, prompt, 1, sampling, seed, callback=look)
     images = torch.from_numpy(pictures[:, 0]).permute(0, 3, 1, 2) / 127.5 - 1
     save_heatmaps(maps[0], out, images=images, captions=prompt, layers=config.sparse_layers)
     print(
-        f"{out}: {len(prompt)} captions, {len(config.sparse_layers)} sparse blocks, step {wanted + 1} of {sampling.steps}"
+        f"{out}: {len(prompt)} caption{'s' * (len(prompt) > 1)}, {len(config.sparse_layers)} sparse blocks, step {wanted + 1} of {sampling.steps}"
     )
 
 
@@ -204,7 +225,7 @@ def comparison(preset: str, seeds: tuple[int, ...] = (), steps: int = 0, workers
             training=training,
         )
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise _as_option(error) from None
 
 
 def report(
@@ -219,17 +240,20 @@ def report(
     Args:
         size: the paper's xl, xxl, 3xl, m; tiny and small are sizes for tests, not the presets of `train`.
         router: what stands in the sparse blocks.
-        num_experts: instead of the size's.
+        num_experts: instead of the size's; not with the dense routers.
         image_size: side in pixels or latent cells, instead of the size's.
     """
+    if num_experts and router.startswith("dense"):
+        raise UserError(f"--num-experts: got {num_experts} with router {router}, which has none; leave it out")
     try:
         config = replace(paper_config(size), router=router)
         if num_experts:
             config = replace(config, num_experts=num_experts)
         flops = flop_report(config, image_size or None)
     except ValueError as error:
-        raise UserError(str(error)) from None
-    print(f"{size}, router {router}, {config.num_experts} experts\n\n{param_report(config)}\n\n{flops}")
+        raise _as_option(error) from None
+    experts = f"{config.num_experts} experts" if config.sparse_layers else "no experts"
+    print(f"{size}, router {router}, {experts}\n\n{param_report(config)}\n\n{flops}")
 
 
 def draw(
@@ -238,14 +262,8 @@ def draw(
     """Pictures of captions, (P, count, H, W, 3).
 
     Raises:
-        UserError: a count out of range, no captions, words that the model does not know.
+        UserError: words that the model does not know.
     """
-    if not prompts:
-        raise UserError("prompt: got none, need at least one caption")
-    if not 1 <= count * len(prompts) <= MOST:
-        raise UserError(
-            f"count: got {count} for {len(prompts)} captions, need 1 or more, at most {MOST} pictures in all"
-        )
     model, codec = pipeline.model, pipeline.codec
     states, mask = pipeline.states(prompts)
     null, null_mask = pipeline.states([""])
@@ -285,7 +303,7 @@ def _sampling(pipeline: Pipeline, guidance_scale: float | None, steps: int | Non
             solver=own.solver if solver is None else solver,
         )
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise _as_option(error) from None
     if (chosen.solver == "ddim") != (pipeline.model.config.objective == "ddpm"):
         raise UserError(
             f"--solver: {chosen.solver} does not fit the model's objective {pipeline.model.config.objective}"
@@ -293,9 +311,38 @@ def _sampling(pipeline: Pipeline, guidance_scale: float | None, steps: int | Non
     return chosen
 
 
+def _as_option(error: ValueError) -> UserError:
+    """`guidance_scale: got …` as the option that was typed."""
+    field, colon, rest = str(error).partition(": ")
+    return UserError(f"--{field.replace('_', '-')}{colon}{rest}" if field.isidentifier() else str(error))
+
+
+def _check_asked(prompts: Sequence[str], option: str, count: int, seed: int) -> None:
+    """UserError for no captions, too many pictures (`option` is how many of each), or a seed out of range."""
+    if not prompts:
+        raise UserError("PROMPT: got none, need at least one caption")
+    if not 1 <= count * len(prompts) <= MOST:
+        captions = f"{len(prompts)} caption{'s' * (len(prompts) > 1)}"
+        raise UserError(f"{option}: got {count} for {captions}, need 1 or more, at most {MOST} pictures in all")
+    if not 0 <= seed < 2**40:
+        raise UserError(f"--seed: got {seed}, need 0 or more, below 2 to the 40th")
+
+
 def _check_out(out: Path) -> None:
     if out.suffix.lower() != ".png" or not out.parent.is_dir() or out.is_dir():
         raise UserError(f"--out: got {out}, need a .png file in a folder that exists")
+    _check_writable(out)
+
+
+def _check_writable(out: Path) -> None:
+    """UserError, before anything is drawn, where nothing can be written beside `out`."""
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"--out: got {out}, need a folder that files can be written to") from None
 
 
 def _percent(rate: Interval) -> str:
