@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import threading
 import time
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.engine import Engine, request_seed
+from tenfold.lm.engine import FILLED, Engine, request_seed
 from tenfold.lm.generate import generate
 from tenfold.lm.request import Finished, NewToken, Request
 from tenfold.lm.sampling import SamplingRule
@@ -284,6 +285,47 @@ def test_slots_keep_their_tokens_through_growth_swaps_and_copies() -> None:
     assert not slots.fits(9, 1)
     with pytest.raises(ValueError, match="slots: got 8 of 300 tokens"):
         slots.reserve(8, 300)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_longest_prefix_is_that_of_a_loop_over_all_tokens(seed: int) -> None:
+    draw = random.Random(seed)
+    slots = Slots(CFG, 8, 2048, torch.float64, torch.device("cpu"))
+    slots.reserve(8, 64)
+    common = draw.choices(range(3), k=60)
+    for slot in range(8):
+        kept = draw.randrange(60)
+        slots.tokens[slot] = common[:kept] + draw.choices(range(3), k=draw.randrange(5))
+        slots.adapters[slot] = draw.choice([None, "a"])
+    for adapter in (None, "a"):
+        ids = tuple(common[: draw.randrange(1, 60)])
+        lengths = [
+            next(
+                (i for i, (x, y) in enumerate(zip(tokens, ids[:-1], strict=False)) if x != y),
+                min(len(tokens), len(ids) - 1),
+            )
+            if owner == adapter
+            else 0
+            for tokens, owner in zip(slots.tokens, slots.adapters, strict=True)
+        ]
+        best = max(lengths)
+        assert slots.longest_prefix(ids, adapter) == (lengths.index(best) if best else 0, best)
+
+
+def test_prompts_of_other_lengths_are_not_filled_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder()
+    lengths = [90, 3, 4, 88, 3, 2, 30, 31]
+    slots: list[int] = []
+    with Engine(model, max_batch=8, prefill_chunk=2048) as engine:
+        read = engine._read
+
+        def counted(room: int) -> int:
+            slots.append(read(room))
+            return slots[-1]
+
+        monkeypatch.setattr(engine, "_read", counted)
+        answers(engine, [Request(prompt(length, length), 3, GREEDY) for length in lengths])
+    assert sum(lengths) <= sum(slots) <= FILLED * sum(lengths)
 
 
 def test_seeds_depend_on_every_part() -> None:

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tenfold.lm.decoder import Decoder
     from tenfold.lm.kv_cache import KVCache
 
+FILLED = 1.2  # of what prompts that are read together come to, so much with what fills them up
 REUSE = 16  # tokens that a kept prefix must save before it is worth moving
 
 
@@ -53,7 +55,7 @@ class _Row:
         """Tokens of its prompt whose keys and values are not stored."""
         return max(0, len(self.request.ids) - self.done)
 
-    @property
+    @cached_property  # read for every row whenever another one asks for a slot
     def need(self) -> int:
         """Tokens that its slot must hold: the last new token is never fed back."""
         return len(self.request.ids) + self.request.max_new_tokens - 1
@@ -267,7 +269,7 @@ class Engine:
                 return False
             ids = row.request.ids
             alike = (other for other in self._reading if not other.done and other.adapter == row.adapter)
-            if any(_shared(ids, other.request.ids) >= REUSE for other in alike):
+            if len(ids) >= REUSE and any(list(ids[:REUSE]) == list(other.request.ids[:REUSE]) for other in alike):
                 return False  # soon it can take over what is being read right now
             self._waiting.popleft()
         self._batch = None
@@ -300,13 +302,7 @@ class Engine:
         """
         count, width = 1, min(room, self._reading[0].unread)
         if width == self._reading[0].unread:
-            while count < len(self._reading) or self._admit():
-                group = self._reading[: count + 1]
-                widest = max(row.unread for row in group)
-                deepest = max(row.done for row in group)
-                if widest * len(group) > room or deepest + widest > self._slots.length:
-                    break
-                count, width = count + 1, widest
+            count, width = self._gather(room)
         group, place = self._reading[:count], len(self._running)
         pieces = [list(row.request.ids[row.done : row.done + width]) for row in group]
         padded = [piece + piece[-1:] * (width - len(piece)) for piece in pieces]
@@ -323,6 +319,27 @@ class Engine:
             self._batch = None
             self._choose(logits_BV, group)
         return width * count
+
+    def _gather(self, room: int) -> tuple[int, int]:
+        """Put prompts of about the length of the first behind it, so that little is filled up when they are read together.
+
+        Returns:
+            how many, the first included, and what the longest of them has unread.
+        """
+        first = self._reading[0]
+        count, index, total, width, deepest = 1, 1, first.unread, first.unread, first.done
+        while width * (count + 1) <= room and (index < len(self._reading) or self._admit()):
+            row = self._reading[index]
+            widest, deep = max(width, row.unread), max(deepest, row.done)
+            filled = widest * (count + 1)
+            fits = filled <= room and deep + widest <= self._slots.length
+            if fits and filled <= FILLED * (total + row.unread):
+                running = len(self._running)
+                self._slots.swap(running + count, running + index)
+                self._reading[count], self._reading[index] = row, self._reading[count]
+                count, total, width, deepest = count + 1, total + row.unread, widest, deep
+            index += 1
+        return count, width
 
     def _decode(self) -> None:
         rows = self._running
@@ -438,8 +455,3 @@ def request_seed(seed: int, *parts: object) -> int:
     for part in parts:
         digest.update(repr(part).encode() + b"\0")
     return int.from_bytes(digest.digest(), "little") >> 1
-
-
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that two prompts begin with together, as far as it matters."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
