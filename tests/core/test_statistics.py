@@ -52,6 +52,18 @@ def test_bootstrap_of_clusters_is_wider_and_equals_that_of_their_means() -> None
     assert clustered.ci95 == pytest.approx(tuple(by_hand.confidence_interval), abs=0.03)
 
 
+def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
+    """Two players of known strength on 100 words, again and again: 95 % of the intervals hold the true difference."""
+    draw = np.random.default_rng(1)
+    trials, words, strong, weak = 800, 100, 0.65, 0.5
+    hits = 0
+    for trial in range(trials):
+        a, b = ((draw.random(words) < chance).astype(float) for chance in (strong, weak))
+        interval = paired_bootstrap(a, b, n=400, seed=trial)
+        hits += interval.low <= strong - weak <= interval.high
+    assert 0.93 <= hits / trials <= 0.97
+
+
 def test_wilson_by_hand_and_at_the_ends() -> None:
     assert wilson(8, 10).ci95 == pytest.approx((0.4901625, 0.9433178), abs=1e-6)  # (p + z²/2n ± ...) / (1 + z²/n)
     assert wilson(0, 10).low == pytest.approx(0)

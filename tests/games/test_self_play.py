@@ -170,6 +170,29 @@ def test_killed_runs_lose_and_repeat_nothing(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids)) == 400
 
 
+_MANY = """
+import resource, sys
+from tenfold.games.self_play import play
+from tenfold.games.taboo import AdversarialTaboo
+from tenfold.text.chat import ScriptedChatModel
+says = ScriptedChatModel(lambda messages, sampling, index: "hm")
+setups = ({"target_word": f"word{i}"} for i in range(20_000))
+games = play(AdversarialTaboo(1), {"attacker": says, "defender": says}, setups, seed=0, store=sys.argv[1], concurrency=64)
+for number, episode in enumerate(games):
+    if number in (2_000, 19_999):
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+def test_memory_does_not_grow_with_the_games(tmp_path: Path) -> None:
+    """18 000 games more: at most a kilobyte each, as 100 MB for 100 000."""
+    command = [sys.executable, "-c", _MANY, str(tmp_path / "games.jsonl")]
+    early, late = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert late - early < 18_000
+
+
 def test_a_game_without_an_answer_is_an_error_and_is_played_again(tmp_path: Path) -> None:
     path = tmp_path / "games.jsonl"
     words = setups(["fine", "broken", "good"])
