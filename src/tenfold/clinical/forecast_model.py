@@ -291,7 +291,8 @@ def task_scale(y: Tensor, my: Tensor, kind: TaskScale = "variance") -> Tensor | 
 
 def dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer as Keras starts it: Glorot weights, no bias at first."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    # As the LSTM above; `skip_init` would take memory even where the default device is meta.
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=torch.get_default_device())
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
