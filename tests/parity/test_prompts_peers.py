@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,27 +34,32 @@ def test_a_metric_of_gepas_kind_gives_feedback() -> None:
 
 
 def test_dspy_takes_the_prompt_as_instructions() -> None:
-    dspy = pytest.importorskip("dspy")
+    dspy = pytest.importorskip("dspy", reason="needs dspy: pip install 'tenfold[peers]'")
     made = to_dspy(PROMPT, "question -> answer")
     assert isinstance(made, dspy.Predict) and made.signature.instructions == PROMPT
     assert list(made.signature.input_fields) == ["question"]
 
 
 def test_dspys_prediction_of_a_score_with_feedback_is_read() -> None:
-    dspy = pytest.importorskip("dspy")
+    dspy = pytest.importorskip("dspy", reason="needs dspy: pip install 'tenfold[peers]'")
     score: Any = from_dspy_metric(lambda gold, pred, *_: dspy.Prediction(score=0.25, feedback="close"))(EXAMPLE, "6")
     assert float(score) == 0.25 and score.feedback == "close"
 
 
-def test_textgrad_takes_the_prompt_as_a_variable() -> None:
-    textgrad = pytest.importorskip("textgrad")
+def test_textgrad_takes_the_prompt_as_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it makes a folder of logs where it is imported
+    textgrad = pytest.importorskip("textgrad", reason="needs textgrad: pip install 'tenfold[peers]'")
     made = to_textgrad(PROMPT, "sums")
     assert isinstance(made, textgrad.Variable) and made.value == PROMPT and made.requires_grad
 
 
 def test_intervals_and_tests_are_those_of_statsmodels() -> None:
-    proportion = pytest.importorskip("statsmodels.stats.proportion")
-    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    proportion = pytest.importorskip(
+        "statsmodels.stats.proportion", reason="needs statsmodels: pip install 'tenfold[peers]'"
+    )
+    tables = pytest.importorskip(
+        "statsmodels.stats.contingency_tables", reason="needs statsmodels: pip install 'tenfold[peers]'"
+    )
     for k, n in ((0, 5), (3, 50), (25, 50), (50, 50)):
         low, high = proportion.proportion_confint(k, n, method="wilson")
         assert (wilson(k, n).low, wilson(k, n).high) == pytest.approx((low, high), abs=1e-9)
