@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from chat_endpoint import LATENCY, stub
 from generation import twin
-from rows import Row, parser, row, write
+from rows import Row, clock, parser, row, time_of, write
 
 from tenfold.core.timing import interleaved, ratio
 from tenfold.games.experts import scripted_attacker, scripted_defender, spelling_clues
@@ -28,6 +29,7 @@ from tenfold.games.self_play import play
 from tenfold.games.taboo import AdversarialTaboo
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
+from tenfold.text.endpoint import EndpointChatModel
 from tenfold.text.messages import Sampling
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -36,6 +38,7 @@ GAMES, AT_ONCE, BATCH = 256, 128, 32
 NAIVE_GAMES, BATCH_GAMES = 2, 32  # of the slower ways; their time is scaled to GAMES
 SCRIPTED, SCRIPTED_BAR = 4000, 20_000 / 60  # games, games a second
 JUDGED, JUDGE_BAR = 20_000, 50_000  # utterances, utterances a second
+WIDE = 64  # games at a time over an endpoint
 GAME = AdversarialTaboo()
 
 
@@ -63,7 +66,8 @@ def words(count: int) -> list[dict[str, str]]:
 
 
 def ours(chat: LocalChatModel, count: int) -> list[Episode]:
-    """So many games, all in one engine."""
+    """So many games, all in one engine that has read nothing before."""
+    chat.engine.forget()
     bias = {str(chat.tokenizer.end_id): END_BIAS}
     sampling = Sampling(temperature=1.2, top_k=50, max_tokens=NEW, min_tokens=1, logit_bias=bias)
     players = {"attacker": chat, "defender": chat}
@@ -76,15 +80,9 @@ def counted(chat: LocalChatModel, slots: Slots) -> None:
     read, decode = engine._read, engine._decode
 
     def reading(room: int) -> int:
-        before = {id(each): each.done for each in engine._reading}
-        waiting = list(engine._reading)
+        before = {id(each): each.done for each in engine._rows()}
         width = read(room)
-        fresh = {id(each): each for each in [*waiting, *engine._reading, *engine._running]}
-        used = sum(
-            each.done - before.get(key, each.reused)
-            for key, each in fresh.items()
-            if each.done <= len(each.request.ids)
-        )
+        used = sum(each.done - before.get(id(each), each.reused) for each in engine._rows())
         slots.all, slots.used, slots.read = slots.all + width, slots.used + used, slots.read + used
         return int(width)
 
@@ -157,20 +155,25 @@ def against_transformers(repeats: int) -> list[Row]:
             "one": lambda: theirs.one_at_a_time(NAIVE_GAMES),
             "batches": lambda: theirs.in_batches(BATCH_GAMES),
         }
-        timings = interleaved(runs, repeats, warmup=1)
+        timings = interleaved(runs, repeats, warmup=1, clock=clock)
         counted(chat, slots)
-        states = [game.state(ply) for game in ours(chat, BATCH_GAMES) for ply in range(len(game.turns))]
+        states = [game.state(ply) for game in ours(chat, GAMES) for ply in range(len(game.turns))]
     asked = sum(len(theirs.prompt(state)) for state in states)
     speed = {"ours": GAMES / timings["ours"].median, "one": NAIVE_GAMES / timings["one"].median,
              "batches": BATCH_GAMES / timings["batches"].median}  # fmt: skip
-    rows = []
+    rows, measured = [], time_of(torch.get_num_threads())
     for name, title, count, bar in (
         ("one", "one game at a time", NAIVE_GAMES, 8.0),
         ("batches", f"batches of {BATCH}, filled up on the left", BATCH_GAMES, 3.0),
     ):
         value = ratio(timings, name, "ours") * GAMES / count
         rows.append(
-            row(f"games a second / {title}", value, f"{speed['ours']:.2f} against {speed[name]:.2f} games/s", bar)
+            row(
+                f"games a second / {title}",
+                value,
+                f"{speed['ours']:.2f} against {speed[name]:.2f} a second of {measured}",
+                bar,
+            )
         )
     note = f"{slots.read} of {asked} tokens computed; the others were known from earlier prompts"
     rows.append(row("tokens of prompts / computed ones", asked / slots.read, note, 1 / 0.35))
@@ -179,6 +182,20 @@ def against_transformers(repeats: int) -> list[Row]:
     note = f"waste {100 * slots.waste:.1f} %, batches of {BATCH}: {100 * theirs.slots.waste:.1f} %"
     rows.append(row("share of batch slots that hold a token in need", 1 - slots.waste, note, 0.85))
     return rows
+
+
+def over_an_endpoint() -> list[Row]:
+    """Games over a server that takes 50 ms an answer: many under way, and one at a time; in wall time."""
+    speed = {}
+    with stub(LATENCY) as url:
+        for at_once, count in ((1, 2), (WIDE, 2 * WIDE)):
+            chat = EndpointChatModel("m", url, "none", concurrency=at_once)
+            players = {"attacker": chat, "defender": chat}
+            start = time.perf_counter()
+            played = list(play(GAME, players, words(count), seed=0, concurrency=at_once))
+            speed[at_once] = sum(len(game.turns) for game in played) / (time.perf_counter() - start)
+    note = f"{speed[WIDE]:.0f} against {speed[1]:.1f} utterances a second"
+    return [row(f"games over an endpoint / {WIDE} at a time, one", speed[WIDE] / speed[1], note, 40.0)]
 
 
 def without_a_model() -> list[Row]:
@@ -203,7 +220,7 @@ def without_a_model() -> list[Row]:
 def main() -> None:
     arguments = parser(__doc__.split("\n")[0], repeats=3).parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = [*against_transformers(arguments.repeats), *without_a_model()]
+    rows = [*against_transformers(arguments.repeats), *without_a_model(), *over_an_endpoint()]
     what = f"Adversarial Taboo of a random two-layer Llama against itself, utterances of up to {NEW} tokens."
     write(arguments.out, "Games of a model against itself", what, arguments.threads, rows)
 
