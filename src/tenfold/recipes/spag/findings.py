@@ -203,8 +203,8 @@ def arena_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                     "defender won": cell.count(-1),
                     "tied": cell.count(0),
                     "of these by a foul": cell.invalid,
-                    "win rate of the attacker": "–" if rate is None else f"{100 * rate.value:.1f} %",
-                    "95 %": "–" if rate is None else f"{100 * rate.low:.1f}\u00a0–\u00a0{100 * rate.high:.1f}",
+                    "win rate of the attacker": "–" if rate is None else f"{100 * rate.value:.0f} %",
+                    "95 %": "–" if rate is None else f"{100 * rate.low:.0f}–{100 * rate.high:.0f} %",
                     "return of the attacker": round(cell.mean_return, 3),
                 }
             )

@@ -33,7 +33,7 @@ def report(config: Config, run: Run, rows: Sequence[Row]) -> None:
     )
     over = "± is the 95 % t interval over seeds." if len(config.seeds) > 1 else "One seed, no interval."
     against = "Against the imitation on held-out words, in per cent"
-    run.table("stages", findings.stage_table(config, rows), note=f"{against}; {over}")
+    run.table("stages", findings.stage_table(config, rows), note=f"{against}. {over}")
     run.table("games", findings.games_table(config, rows), note=f"What each stage learned from. {over}")
     run.table("arena", findings.arena_table(config, rows), note=findings.arena_note(config))
     run.table("referees", _referees(config, run), note="The same games under both referees, in per cent: the official rules look for letters, the strict ones for words.")  # fmt: skip
