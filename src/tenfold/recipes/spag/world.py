@@ -47,7 +47,7 @@ BRIEF_PACK = PromptPack(
     history_header="\nSo far:",
     line="\n{role}: {content}",
     instruction={
-        "attacker": "You are the attacker. The secret word is `{target_word}`. Say one short hint.",
+        "attacker": "You are the attacker. The secret word is `{target_word}`. Say one short hint, not the word itself.",
         "defender": "You are the defender. Answer with a word or two, or guess.",
     },
     cue="\nAnswer:",
