@@ -34,8 +34,9 @@ def decoder(**fields: Any) -> Decoder:
         ({"tie_embeddings": False, "qk_norm": False}, PaletteConfig(bits=3, axis=1, activation_bits=8)),
         ({"rope_layout": "interleaved", "qk_norm_position": "post_rope"}, PaletteConfig(embedding_bits=16)),
         ({}, PaletteConfig(block=8)),
+        ({}, PaletteConfig(block=8, block_bits=6, offsets=True)),
     ],
-    ids=["tied", "untied", "official", "scales"],
+    ids=["tied", "untied", "official", "scales", "ranges"],
 )
 def test_round_trip_is_bit_identical(fields: dict[str, Any], config: PaletteConfig, tmp_path: Path) -> None:
     model = decoder(**fields)

@@ -170,7 +170,32 @@ def test_stored_bits_are_those_of_the_buffers(bits: int, axis: int) -> None:
     assert stored_bits(40, 21, bits, 16, axis) == held
     scaled = made(layer(), bits=bits, axis=axis, block=8)
     assert scaled.scales is not None
-    assert stored_bits(40, 21, bits, 16, axis, 8) == held + 16 * scaled.scales.numel()
+    assert stored_bits(40, 21, bits, 16, axis, 8) == held + 16 * scaled.scales.kept.numel()
+    ranged = made(layer(), bits=bits, axis=axis, block=8, block_bits=6, offsets=True)
+    assert ranged.scales is not None and ranged.offsets is not None
+    more = sum(8 * part.packed.numel() + 16 * part.line_steps.numel() for part in (ranged.scales, ranged.offsets))
+    assert stored_bits(40, 21, bits, 16, axis, 8, 6, True) == held + more
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_offsets_meet_weights_that_stand_on_ranges_of_blocks(axis: int) -> None:
+    """Weights of 16 equal steps in every block, from any lowest to any highest value: only the 6 bits of both are lost."""
+    g = torch.Generator().manual_seed(5)
+    codes = torch.randint(0, 16, (32, 8, 16), generator=g)
+    codes[..., 0], codes[..., 1] = 0, 15
+    low, step = torch.randn(32, 8, 1, generator=g), 0.05 + 0.1 * torch.rand(32, 8, 1, generator=g)
+    lines = (low + step * codes).flatten(1)
+    source = layer(lines.shape[1], 32) if axis == 0 else layer(32, lines.shape[1])
+    source.weight.data = lines if axis == 0 else lines.T.contiguous()
+    one, fine, coarse, none = (
+        made(source, group=32, axis=axis, block=16, **how)
+        for how in ({"offsets": True}, {"offsets": True, "block_bits": 8}, {"offsets": True, "block_bits": 4}, {})
+    )
+    errors = [float((kind.dense() - source.weight).square().mean().sqrt()) for kind in (one, fine, coarse, none)]
+    assert errors[0] < 2e-3 < errors[1] < errors[2] < errors[3] and errors[1] < 0.02
+    assert torch.equal(one.scales.values().half().float(), one.scales.values())  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="need blocks"):
+        PaletteLinear(4, 4, bits=4, group=4, axis=0, offsets=True)
 
 
 def test_bytes_of_embedding_and_output_layer() -> None:

@@ -27,7 +27,7 @@ from tenfold.nn.moe import MoEConfig
 
 # Column counts that fill no byte at 2 or 3 bits, rows that fill no group of 16.
 CFG = DecoderConfig(vocab_size=50, dim=30, n_layers=2, n_heads=3, n_kv_heads=1, head_dim=10, ffn_dim=37, max_len=40)
-BITS = {"packed": 8, "codes": 8, "tables": 16, "scales": 16, "steps": 32}
+BITS = {"packed": 8, "codes": 8, "tables": 16, "kept": 16, "line_steps": 16, "steps": 32}
 IDS = torch.randint(0, 50, (2, 11), generator=torch.Generator().manual_seed(1))
 
 
@@ -47,6 +47,8 @@ def decoder(**fields: Any) -> Decoder:
         PaletteConfig(method="uniform"),
         PaletteConfig(block=8, axis=1),
         PaletteConfig(block=0),
+        PaletteConfig(block=8, block_bits=6, offsets=True),
+        PaletteConfig(block=8, block_bits=4, axis=1),
     ],
     ids=str,
 )
@@ -76,9 +78,12 @@ def test_materialized_is_dense_and_gives_the_same_logits() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("embedding_bits", "block"), [(8, None), (16, None), (8, 8)])
-def test_planned_and_real_size_agree(embedding_bits: int, block: int | None, tied: bool) -> None:
-    config = PaletteConfig(embedding_bits=embedding_bits, block=block)
+@pytest.mark.parametrize(
+    ("embedding_bits", "blocks"),
+    [(8, {}), (16, {}), (8, {"block": 8}), (8, {"block": 8, "block_bits": 6, "offsets": True})],
+)
+def test_planned_and_real_size_agree(embedding_bits: int, blocks: dict[str, Any], tied: bool) -> None:
+    config = PaletteConfig(embedding_bits=embedding_bits, **blocks)
     model = decoder(tie_embeddings=tied)
     bits = {name: (2, 4, 6)[i % 3] for i, name in enumerate(projections(model))}
     planned = planned_bits_per_weight(model, config, bits)
@@ -86,7 +91,7 @@ def test_planned_and_real_size_agree(embedding_bits: int, block: int | None, tie
     held = 16.0 * sum(w.numel() for name, w in model.named_parameters() if "norm" in name)
     small = palettize(model, config, bits=bits)
     for name, tensor in small.state_dict().items():
-        if name.endswith((".packed", ".codes", ".tables", ".scales", ".steps")):
+        if name.endswith((".packed", ".codes", ".tables", ".kept", ".line_steps", ".steps")):
             held += tensor.numel() * BITS[name.rpartition(".")[2]]
         elif "norm" not in name:
             held += 16 * tensor.numel()
@@ -157,6 +162,8 @@ def broken(name: str, value: float) -> Decoder:
         (lambda: PaletteConfig(method="lloyd"), "method: got 'lloyd'"),
         (lambda: PaletteConfig(bins=8), "bins: got 8, need at least 16"),
         (lambda: PaletteConfig(block=-1), "block: got -1"),
+        (lambda: PaletteConfig(block=8, block_bits=5), "block_bits: got 5"),
+        (lambda: PaletteConfig(offsets=True), "block: got None with offsets"),
         (lambda: palettize(palettize(decoder())), "palettized already"),
         (lambda: palettize(add_lora(decoder(), 2)), "has adapters"),
         (lambda: palettize(decoder(moe=MoEConfig(30, 16, 4, router="topk", dropless=True))), "has experts"),

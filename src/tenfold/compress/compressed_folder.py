@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tenfold.compress.bit_packing import WIDTHS
+from tenfold.compress.block_numbers import BLOCK_WIDTHS
 from tenfold.compress.palette_linear import TABLE_TYPE, Int8Embedding, Int8Linear, PaletteLinear
 from tenfold.compress.palettize import materialize, projections
 from tenfold.core.config import from_json, read_object
@@ -38,6 +39,8 @@ class _Layout:
     embedding_bits: int
     activation_bits: int
     block: int | None = None
+    block_bits: int = 16
+    offsets: bool = False
 
     def __post_init__(self) -> None:
         if self.quant_method != KIND:
@@ -48,6 +51,10 @@ class _Layout:
             raise ValueError(f"group, axis: got {self.group}, {self.axis}, need at least 1, and 0 or 1")
         if self.block is not None and self.block < 0:
             raise ValueError(f"block: got {self.block}, need 0 or more, or null")
+        if self.block_bits not in BLOCK_WIDTHS:
+            raise ValueError(f"block_bits: got {self.block_bits}, need one of {', '.join(map(str, BLOCK_WIDTHS))}")
+        if self.block is None and self.offsets:
+            raise ValueError("offsets: need a block, got null")
         if self.embedding_bits not in (8, 16) or self.activation_bits not in (8, 16):
             raise ValueError("embedding_bits, activation_bits: need 8 or 16")
 
@@ -75,6 +82,8 @@ def save_palettized(model: Decoder, folder: str | Path) -> None:
         embedding_bits=8 if isinstance(model.embed_tokens, Int8Embedding) else 16,
         activation_bits=first.activation_bits,
         block=first.block,
+        block_bits=first.block_bits,
+        offsets=first.offsets is not None,
     )
     config = config_to_json(model.cfg) | {"quantization_config": asdict(layout)}
     tensors = {name: tensor.to(_file_type(name, tensor)) for name, tensor in model.state_dict().items()}
@@ -131,6 +140,8 @@ def _empty(model: Decoder, layout: _Layout, where: str) -> Decoder:
             group=layout.group,
             axis=layout.axis,
             block=layout.block,
+            block_bits=layout.block_bits,
+            offsets=layout.offsets,
             activation_bits=layout.activation_bits,
         )
         model.set_submodule(name, kept)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from tenfold.compress.activations import round_activations, to_int8
 from tenfold.compress.bit_packing import pack, packed_bytes, unpack
+from tenfold.compress.block_numbers import BlockNumbers, blocks_of, stored_block_bits
 from tenfold.compress.kmeans1d import kmeans_1d, kmeans_1d_binned
 from tenfold.nn.linear import linear
 
@@ -87,13 +88,16 @@ class PaletteLinear(nn.Module):
         axis: 0 or 1.
         block: numbers of a row (axis 0) or column (axis 1) that share a scale, by which what the tables say is multiplied;
             0 gives the whole row or column one; None: no scales.
+        block_bits: of a block's scale and offset; see `BlockNumbers`.
+        offsets: every block has an offset too, which is added behind the scale.
         activation_bits: 8 rounds the input, token by token; 16 leaves it.
     Source: Gunter et al. 2024, arXiv 2407.21075 (palettization); Han et al. 2016, arXiv 1510.00149 (shared weights).
     """
 
     tables: Tensor  # (G, V)
     packed: Tensor  # (R, bytes)
-    scales: Tensor | None  # (R, blocks)
+    scales: BlockNumbers | None
+    offsets: BlockNumbers | None
     bias: None = None  # decoders have no offsets
 
     def __init__(
@@ -105,15 +109,20 @@ class PaletteLinear(nn.Module):
         group: int,
         axis: int,
         block: int | None = None,
+        block_bits: int = 16,
+        offsets: bool = False,
         activation_bits: int = 16,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.group, self.axis, self.activation_bits = bits, group, axis, activation_bits
-        self.block = block
+        self.block, self.block_bits = block, block_bits
+        if offsets and block is None:
+            raise ValueError("offsets: need blocks, got block None")
         rows, columns = self._lines()
-        scales = None if block is None else torch.ones(rows, blocks_of(columns, block))
-        self.register_buffer("scales", scales)
+        shape = rows, 0 if block is None else blocks_of(columns, block), block_bits
+        self.scales = None if block is None else BlockNumbers(*shape)
+        self.offsets = BlockNumbers(*shape, signed=True) if offsets else None
         self.register_buffer("tables", torch.zeros(-(-rows // group), 1 << bits))
         self.register_buffer("packed", torch.zeros(rows, packed_bytes(columns, bits), dtype=torch.uint8))
 
@@ -126,17 +135,22 @@ class PaletteLinear(nn.Module):
         group: int,
         axis: int,
         block: int | None = None,
+        block_bits: int = 16,
+        offsets: bool = False,
         method: PaletteMethod = "kmeans",
         bins: int | None = None,
         importance: Tensor | None = None,
         activation_bits: int = 16,
     ) -> PaletteLinear:
-        """The layer that is closest to `layer`; tables and scales are rounded to 16 bits.
+        """The layer that is closest to `layer`; tables are rounded to 16 bits.
+
+        A block's scale is its root mean square; with offsets, half the way from its least to its greatest weight, and the
+        offset is their middle.
 
         Args:
             layer: without an offset.
             bits, group, axis, method, bins: as in `fit_palettes`.
-            block, activation_bits: of the new layer.
+            block, block_bits, offsets, activation_bits: of the new layer.
             importance: of each input (I,), say its mean square: what an error of its weights counts; None: all alike.
         Raises:
             ValueError: a layer with an offset, a weight that 16 bits cannot hold.
@@ -146,16 +160,25 @@ class PaletteLinear(nn.Module):
         weight = layer.weight.detach()
         if not bool(weight.to(TABLE_TYPE).isfinite().all()):
             raise ValueError(f"weight: got magnitudes up to {weight.abs().max():g}, need at most 65504 (16-bit tables)")
-        shape = layer.in_features, layer.out_features
-        other = cls(*shape, bits=bits, group=group, axis=axis, block=block, activation_bits=activation_bits)
+        other = cls(
+            layer.in_features,
+            layer.out_features,
+            bits=bits,
+            group=group,
+            axis=axis,
+            block=block,
+            block_bits=block_bits,
+            offsets=offsets,
+            activation_bits=activation_bits,
+        ).to(weight.device)
         counts = None if importance is None else importance.to(weight).expand_as(weight)
         if block is not None:
             lines = weight if axis == 0 else weight.T
-            other.scales = _scales(lines, block).to(TABLE_TYPE).to(weight)
-            spread = other._spread_scales(lines.shape[1])
-            spread = spread if axis == 0 else spread.T
+            scale, offset = other._take_blocks(lines)
+            spread = scale if axis == 0 else scale.T
             # Errors count as they stand in the matrix: behind the scales.
-            weight = weight / spread.where(spread > 0, 1)  # a block of zeros has the scale 0, and stays so
+            weight = weight if offset is None else weight - (offset if axis == 0 else offset.T)
+            weight = weight / spread.where(spread > 0, 1)  # a block of one value has the scale 0
             counts = spread.square() * (1 if counts is None else counts)
         tables, index = fit_palettes(weight, bits, group, axis, method=method, bins=bins, importance=counts)
         other.tables = tables.to(TABLE_TYPE).to(weight.dtype)
@@ -175,13 +198,29 @@ class PaletteLinear(nn.Module):
         index_RC += first_R.unsqueeze(1)
         lines = self.tables.view(-1).index_select(0, index_RC.reshape(-1)).view(rows, columns)
         if self.scales is not None:
-            lines *= self._spread_scales(columns)
+            lines *= self._spread(self.scales.values().to(lines.dtype), columns)
+        if self.offsets is not None:
+            lines += self._spread(self.offsets.values().to(lines.dtype), columns)
         return lines if self.axis == 0 else lines.T
 
-    def _spread_scales(self, columns: int) -> Tensor:
-        """The scale of every number of a line, (R, columns)."""
+    def _take_blocks(self, lines: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Set scales and offsets from rows of numbers; what they are of every number, (R, columns)."""
         assert self.scales is not None
-        return self.scales.repeat_interleave(self.block or columns, dim=1)[:, :columns]
+        parts = lines.split(self.block or lines.shape[1], dim=1)  # the last may be shorter
+        offset = None
+        if self.offsets is None:
+            scales = [part.square().mean(1).sqrt() for part in parts]
+        else:
+            ends = [part.aminmax(dim=1) for part in parts]
+            self.offsets.take(torch.stack([(low + high) / 2 for low, high in ends], dim=1))
+            offset = self._spread(self.offsets.values().to(lines.dtype), lines.shape[1])
+            scales = [(high - low) / 2 for low, high in ends]
+        self.scales.take(torch.stack(scales, dim=1))
+        return self._spread(self.scales.values().to(lines.dtype), lines.shape[1]), offset
+
+    def _spread(self, numbers: Tensor, columns: int) -> Tensor:
+        """A block's number for every number of a line, (R, columns)."""
+        return numbers.repeat_interleave(self.block or columns, dim=1)[:, :columns]
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x of shape (..., I). Returns: (..., O)."""
@@ -191,7 +230,7 @@ class PaletteLinear(nn.Module):
 
     def extra_repr(self) -> str:
         shape = f"in_features={self.in_features}, out_features={self.out_features}"
-        scaled = "" if self.block is None else f", block={self.block}"
+        scaled = "" if self.block is None else f", block={self.block}, block_bits={self.block_bits}"
         return f"{shape}, bits={self.bits}, group={self.group}, axis={self.axis}{scaled}"
 
     def _lines(self) -> tuple[int, int]:
@@ -200,22 +239,20 @@ class PaletteLinear(nn.Module):
         return shape if self.axis == 0 else shape[::-1]
 
 
-def stored_bits(rows: int, columns: int, bits: int, group: int, axis: int, block: int | None = None) -> int:
-    """Bits in a file of a palettized matrix: packed indices, and tables and scales of 16-bit values."""
+def stored_bits(
+    rows: int,
+    columns: int,
+    bits: int,
+    group: int,
+    axis: int,
+    block: int | None = None,
+    block_bits: int = 16,
+    offsets: bool = False,
+) -> int:
+    """Bits in a file of a palettized matrix: packed indices, tables of 16-bit values, scales and offsets of blocks."""
     lines, length = (rows, columns) if axis == 0 else (columns, rows)
-    scales = 0 if block is None else lines * blocks_of(length, block)
-    return 8 * lines * packed_bytes(length, bits) + 16 * ((-(-lines // group) << bits) + scales)
-
-
-def blocks_of(length: int, block: int) -> int:
-    """Scales of a line of numbers; 0 numbers a block: one scale."""
-    return -(-length // block) if block else 1
-
-
-def _scales(lines: Tensor, block: int) -> Tensor:
-    """The root mean square of every block, (R, blocks)."""
-    parts = lines.split(block or lines.shape[1], dim=1)  # the last may be shorter
-    return torch.stack([part.square().mean(1).sqrt() for part in parts], dim=1)
+    per_block = 0 if block is None else stored_block_bits(lines, blocks_of(length, block), block_bits)
+    return 8 * lines * packed_bytes(length, bits) + 16 * (-(-lines // group) << bits) + per_block * (1 + offsets)
 
 
 class _LookedUp(torch.autograd.Function):

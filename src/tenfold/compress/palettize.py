@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.compress.bit_packing import WIDTHS
+from tenfold.compress.block_numbers import BLOCK_WIDTHS
 from tenfold.compress.palette_linear import (
     TABLE_TYPE,
     Int8Embedding,
@@ -37,6 +38,8 @@ class PaletteConfig:
         axis: 0 groups rows (outputs), 1 columns (inputs).
         block: numbers of a row (axis 0) or column (axis 1) that share a scale beside the tables; 0: one scale for the whole
             of it; None: no scales.
+        block_bits: of such a scale: 16, or 4, 6, 8 against a 16-bit step of the row or column.
+        offsets: blocks also have an offset, of as many bits.
         embedding_bits: 8 keeps the embedding, and an output layer that is not tied to it, as signed bytes with a step a
             row; 16 leaves them to float16.
         target_bpw: stored bits a weight, embeddings included, that `bit_budget` brings the projections down to; None
@@ -50,6 +53,8 @@ class PaletteConfig:
     group: int = 16
     axis: int = 0
     block: int | None = None
+    block_bits: int = 16
+    offsets: bool = False
     embedding_bits: int = 8
     target_bpw: float | None = None
     activation_bits: int = 16
@@ -60,6 +65,7 @@ class PaletteConfig:
         for name, choices in (
             ("bits", WIDTHS),
             ("axis", (0, 1)),
+            ("block_bits", BLOCK_WIDTHS),
             ("embedding_bits", (8, 16)),
             ("activation_bits", (8, 16)),
             ("method", get_args(PaletteMethod)),
@@ -70,6 +76,8 @@ class PaletteConfig:
             raise ValueError(f"group: got {self.group}, need at least 1")
         if self.block is not None and self.block < 0:
             raise ValueError(f"block: got {self.block}, need 0 (all of a line), or more")
+        if self.block is None and (self.offsets or self.block_bits != 16):
+            raise ValueError("block: got None with offsets or block_bits, which are of blocks; give a block, say 32")
         if self.bins is not None and self.bins < 1 << self.bits:
             raise ValueError(f"bins: got {self.bins}, need at least {1 << self.bits} (2^bits)")
 
@@ -128,6 +136,8 @@ def palettized(layer: nn.Linear, config: PaletteConfig, bits: int, importance: T
         group=config.group,
         axis=config.axis,
         block=config.block,
+        block_bits=config.block_bits,
+        offsets=config.offsets,
         method=config.method,
         bins=config.bins,
         importance=importance,
@@ -181,7 +191,15 @@ def bits_per_weight(model: Decoder, embeddings: bool = True) -> float:
             continue
         if isinstance(module, PaletteLinear):
             shape = module.out_features, module.in_features
-            stored += stored_bits(*shape, module.bits, module.group, module.axis, module.block)
+            stored += stored_bits(
+                *shape,
+                module.bits,
+                module.group,
+                module.axis,
+                module.block,
+                block_bits=module.block_bits,
+                offsets=module.offsets is not None,
+            )
             weights += shape[0] * shape[1]
         elif isinstance(module, Int8Rows):
             stored += 8 * module.codes.numel() + 32 * module.steps.numel()
@@ -198,7 +216,14 @@ def planned_bits_per_weight(model: Decoder, config: PaletteConfig, bits: Mapping
     stored = 0
     for name, layer in layers.items():
         stored += stored_bits(
-            layer.out_features, layer.in_features, bits[name], config.group, config.axis, config.block
+            layer.out_features,
+            layer.in_features,
+            bits[name],
+            config.group,
+            config.axis,
+            config.block,
+            block_bits=config.block_bits,
+            offsets=config.offsets,
         )
     inner = sum(layer.weight.numel() for layer in layers.values())
     outer = [getattr(model, name).weight for name in OUTER if getattr(model, name) is not None]

@@ -125,9 +125,14 @@ def ways() -> dict[str, tuple[PaletteConfig, bool]]:
     """The table's ways: how, and whether inputs count."""
     base = PaletteConfig(bins=4096)
     found: dict[str, tuple[PaletteConfig, bool]] = {"8 bits": (replace(base, bits=8), False)}
-    blocks = {"no scales": None, "a scale a line": 0, "a scale for 64": 64}
+    blocks: dict[str, dict[str, Any]] = {
+        "no scales": {},
+        "a scale a line": {"block": 0},
+        "a scale for 64": {"block": 64},
+        "scale and offset of 6 bits for 32": {"block": 32, "block_bits": 6, "offsets": True},
+    }
     for axis, (words, block) in itertools.product((0, 1), blocks.items()):
-        how = replace(base, axis=axis, block=block)
+        how = replace(base, axis=axis, **block)
         place = f"4 bits, groups of 16 {'columns' if axis else 'rows'}, {words}"
         found[f"{place}, to nearest"] = (replace(how, method="uniform"), False)
         found[f"{place}, k-means"] = (how, False)
