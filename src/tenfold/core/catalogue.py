@@ -7,12 +7,13 @@ the content made of them. Every set is therefore rebuilt exactly, byte for byte,
 from __future__ import annotations
 
 from tenfold.core.catalogue_afm import AFM
+from tenfold.core.catalogue_deer import DEER
 from tenfold.core.catalogue_ec_dit import EC_DIT
 from tenfold.core.catalogue_evaluation import EVALUATION
 from tenfold.core.catalogue_kg import GRAPHS, KG
 from tenfold.core.catalogue_spag import SPAG
 
-CATALOGUE = {dataset.name: dataset for dataset in (*EC_DIT, *AFM, *KG, *SPAG, *EVALUATION)}
+CATALOGUE = {dataset.name: dataset for dataset in (*EC_DIT, *AFM, *KG, *SPAG, *DEER, *EVALUATION)}
 
 # Names for several sets at once; a folder such as `02-afm` or `02-afm/text` is one as well.
 GROUPS = {
@@ -20,6 +21,7 @@ GROUPS = {
     "geneval": ("geneval_prompts", "geneval_objects"),
     "shapes": ("shapes_train", "shapes_val"),
     "bfcl": ("bfcl_simple_python", "bfcl_simple_python_answers"),
+    "deer": tuple(dataset.name for dataset in DEER),
     **{graph: tuple(f"{graph}_{part}" for part in ("train", "valid", "test")) for graph in GRAPHS},
     "novels": tuple(name for name in CATALOGUE if name.startswith("book_")),
     "gsm8k": ("gsm8k_train", "gsm8k_test_a", "gsm8k_solutions_a"),

@@ -221,7 +221,10 @@ def bfcl_items(category: str, root: str | Path | None = None) -> list[BfclItem]:
 
 def _file(name: str, root: str | Path | None) -> Path:
     if root is None:
-        return data.path(f"{FOLDER}/{name}")
+        try:
+            return data.path(f"{FOLDER}/{name}")
+        except UserError:
+            raise UserError(f"data not found: {FOLDER}/{name}; get all of it: tenfold data get deer") from None
     for folder in (Path(root), Path(root) / FOLDER):
         if (folder / name).is_file():
             return folder / name
