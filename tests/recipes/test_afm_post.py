@@ -244,7 +244,7 @@ def test_palettes_alone(model: Path, words_file: Path, afm: Callable[..., Run]) 
 def test_compare_tries_every_way_once(
     model: Path, words_file: Path, afm: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(compress_verbs.ways()) == 1 + 2 * 3 * 3
+    assert len(compress_verbs.ways()) == 1 + 2 * 4 * 3
     some = {
         "a": (PaletteConfig(group=4, method="uniform"), False),
         "b": (PaletteConfig(group=4, axis=1, block=8), True),
@@ -487,3 +487,10 @@ def test_post_claims_are_paired_and_their_baselines_are_those_named() -> None:
         claims["recovery adapter brings back half of the loss"].holds
         and claims["iTeC committee above its best member"].holds
     )
+
+
+def test_sampled_answers_that_are_too_long_lose_their_end() -> None:
+    rows = [Sample.of([1, 2], [3] * 9), Sample.of([1] * 7, [2]), Sample.of([1], [2])]
+    assert tuning.fitting(rows, 6, "rs") == [Sample.of([1, 2], [3] * 4), rows[2]]
+    with pytest.raises(UserError, match="rs: of 1 samples none has a token to learn among its first 6"):
+        tuning.fitting(rows[1:2], 6, "rs")

@@ -13,6 +13,7 @@ from tenfold.align.small_tasks import TASK_SETS
 from tenfold.cli import main
 from tenfold.compress.adapters import AdapterBank
 from tenfold.compress.compressed_folder import save_palettized
+from tenfold.compress.palette_linear import PaletteLinear
 from tenfold.compress.palettize import PaletteConfig, palettize
 from tenfold.core.run import Run
 from tenfold.lm.chat import LocalChatModel
@@ -63,14 +64,28 @@ def test_adapters_swap_by_request_under_32_streams(
 
     monkeypatch.setattr(swap, "show", kept_and_shown)
     given = [f"{task}={folder}" for task, folder in folders.items()]
-    words = ["--adapters", *given, "--items", "6", "--max-tokens", "24", "--runs-dir", str(tmp_path / "swap")]
+    words = [
+        "--adapters",
+        *given,
+        "--items",
+        "6",
+        "--max-tokens",
+        "24",
+        "--materialize",
+        "--runs-dir",
+        str(tmp_path / "swap"),
+    ]
     assert main(["afm", "swap", str(base), *words]) == 0, capsys.readouterr().err
     run = run_of(capsys.readouterr().out)
     scores = json.loads((run.path / "tables" / "scores.json").read_text())["rows"]
     assert [row["model"] for row in scores] == ["base", "base:extract", "base:summarize"]
     assert len(answers) == 3 * 2 * 6 > 32
-    # What an adapter says alone is what it said among the others (rounding may turn a close choice in float32).
+    # What an adapter says alone, on the tables, is what it said among the others on whole matrices (rounding may turn a
+    # close choice in float32).
     alone, tokenizer = open_model(str(base))
+    assert any(isinstance(module, PaletteLinear) for module in alone.modules())
+    whole, _ = open_model(str(base), materialize=True)
+    assert not any(isinstance(module, PaletteLinear) for module in whole.modules())
     with_adapters(alone, given)
     with LocalChatModel(alone, tokenizer, "base") as local:
         same = 0

@@ -31,7 +31,7 @@ from tenfold.recipes.afm.chain import token_scores
 from tenfold.recipes.afm.corpus import windows
 from tenfold.recipes.afm.opening import RECOVERY
 from tenfold.recipes.afm.post_config import Compression, LoRA
-from tenfold.recipes.afm.tuning import tune_adapter
+from tenfold.recipes.afm.tuning import fitting, tune_adapter
 from tenfold.text.corpus import TokenWindows
 from tenfold.text.tokenizer import Tokenizer
 
@@ -121,7 +121,8 @@ def recovered(
     text = TokenWindows(sample.train, settings.length, settings.rows, seed)
     tune_adapter(settings, run, f"{name}-text", model, RECOVERY, lm_loss(), text, seed, bar)
     if taught:
-        chats = sft_batches(taught, settings.length, settings.rows, seed=seed)
+        rows = fitting(taught, settings.length, name)
+        chats = sft_batches(rows, settings.length, settings.rows, seed=seed)
         tune_adapter(settings, run, f"{name}-chats", model, RECOVERY, sft_loss, chats, seed, bar)
     return bank
 

@@ -80,7 +80,7 @@ def eval_(
 @contextmanager
 def _opened(model: str, endpoint: str | None, weights: Literal["float", "int8"]) -> Iterator[ChatModel]:
     if endpoint is None:
-        with opened(model, weights=weights) as (local,):
+        with opened(model, materialize=True, weights=weights) as (local,):
             yield local
         return
     from tenfold.text.chat import EndpointChatModel

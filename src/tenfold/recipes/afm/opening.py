@@ -42,14 +42,20 @@ def place_of(model: str) -> Path:
     return found
 
 
-def open_model(model: str) -> tuple[Decoder, Tokenizer]:
-    """A decoder in float32 and its tokenizer; a palettized one stays so.
+def open_model(model: str, materialize: bool = False) -> tuple[Decoder, Tokenizer]:
+    """A decoder in float32 and its tokenizer.
 
+    Args:
+        model: a folder, the run of a verb, a file, or a name.
+        materialize: look the matrices of a palettized one up now and keep them, instead of at every product.
     Raises:
         UserError: missing or damaged files, a tokenizer with more ids than the model.
     """
     place = place_of(model)
-    decoder = load_palettized(place) if is_palettized(place) else Decoder.from_pretrained(place, dtype=torch.float32)
+    if is_palettized(place):
+        decoder = load_palettized(place, materialize_weights=materialize)
+    else:
+        decoder = Decoder.from_pretrained(place, dtype=torch.float32)
     tokenizer = read_gguf_tokenizer(place) if place.suffix == ".gguf" else Tokenizer.load(place)
     if tokenizer.vocab_size > decoder.cfg.vocab_size:
         raise UserError(f"{place}: its tokenizer has {tokenizer.vocab_size} ids, the model {decoder.cfg.vocab_size}")

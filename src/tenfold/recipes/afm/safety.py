@@ -128,7 +128,8 @@ def show(run: Run, report: SafetyReport) -> None:
 @contextmanager
 def _asked(job: SafetyJob) -> Iterator[ChatModel]:
     if job.endpoint is None:
-        with opened(job.model, [] if job.adapter is None else [f"safety={job.adapter}"]) as (local, *adapted):
+        given = [] if job.adapter is None else [f"safety={job.adapter}"]
+        with opened(job.model, given, materialize=True) as (local, *adapted):
             yield adapted[0] if adapted else local
         return
     from tenfold.text.chat import EndpointChatModel

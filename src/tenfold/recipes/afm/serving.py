@@ -33,6 +33,7 @@ def chat(
     seed: int | None = None,
     adapter: str | None = None,
     weights: Literal["float", "int8"] = "float",
+    materialize: bool = False,
     threads: int | None = None,
 ) -> None:
     """Chat with a model in the terminal; input that is piped in is one question.
@@ -47,6 +48,8 @@ def chat(
         seed: of the random draws; none: different every time.
         adapter: folder of an adapter that works on the model.
         weights: "int8" reads eight bits a weight: twice the speed or more, a little off.
+        materialize: of a palettized model: keep its matrices in memory, whole, instead of looking them up at every product:
+            more memory, less time a token.
         threads: processor threads; none: torch's choice.
     """
     if seed is not None and not -(2**63) <= seed < 2**63:
@@ -60,7 +63,7 @@ def chat(
         raise UserError("chat: got no question on the standard input")
     conversation = [Message("system", system)] if system else []
     given = [] if adapter is None else [f"chat={adapter}"]
-    with opened(model, given, max_batch=1, weights=weights) as (local, *adapted):
+    with opened(model, given, materialize=materialize, max_batch=1, weights=weights) as (local, *adapted):
         local = adapted[0] if adapted else local
         if piped:
             _answer(local, [*conversation, Message("user", question)], sampling)
@@ -139,6 +142,7 @@ def serve(
     adapters: tuple[str, ...] = (),
     policy: str | None = None,
     weights: Literal["float", "int8"] = "float",
+    materialize: bool = False,
     threads: int | None = None,
 ) -> None:
     """Serve a model to OpenAI's clients: /v1/chat/completions, /v1/completions, /v1/models.
@@ -155,6 +159,7 @@ def serve(
         policy: JSON file of safety categories, or "default" for the one that comes with tenfold: requests and answers with
             its phrases get its refusal; none: all pass.
         weights: "int8" reads eight bits a weight where one request runs alone.
+        materialize: as for `chat`.
         threads: processor threads; none: torch's choice.
     """
     from tenfold.lm.serve import serve as serve_model
@@ -164,17 +169,17 @@ def serve(
         raise UserError(f"--max-batch, --max-batch-tokens: got {max_batch}, {max_batch_tokens}, need at least 1, 64")
     rules = None if policy is None else PhrasePolicy(read_categories(None if policy == "default" else policy))
     engine: dict[str, Any] = {"max_batch": max_batch, "max_batch_tokens": max_batch_tokens, "weights": weights}
-    with opened(model, adapters, name, **engine) as models:
+    with opened(model, adapters, name, materialize=materialize, **engine) as models:
         key = api_key or os.environ.get("TENFOLD_API_KEY")
         serve_model({each.name: each for each in models}, host=host, port=port, api_key=key, policy=rules)
 
 
 @contextmanager
 def opened(
-    model: str, adapters: Sequence[str] = (), name: str | None = None, **engine: Any
+    model: str, adapters: Sequence[str] = (), name: str | None = None, materialize: bool = False, **engine: Any
 ) -> Iterator[list[LocalChatModel]]:
     """A chat model, by default of its folder's name, and the same with each of the adapters, all on one engine."""
-    decoder, tokenizer = open_model(model)
+    decoder, tokenizer = open_model(model, materialize)
     names = with_adapters(decoder, adapters)
     with LocalChatModel(decoder, tokenizer, name or find(model).stem, **engine) as local:
         yield [local, *map(local.with_adapter, names)]

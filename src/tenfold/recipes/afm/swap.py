@@ -42,6 +42,7 @@ class SwapJob:
         streams: under way at a time.
         max_tokens: of an answer.
         seed: of the requests.
+        materialize: as for `serve`.
     """
 
     model: Annotated[str, tyro.conf.Positional] = ""
@@ -50,6 +51,7 @@ class SwapJob:
     streams: int = 32
     max_tokens: int = 48
     seed: int = 0
+    materialize: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "items", "streams", "max_tokens")
@@ -84,7 +86,7 @@ def swap(job: Annotated[SwapJob, Flat] = SwapJob(), going: Goes = ANEW) -> None:
     if not job.adapters:
         raise UserError("adapters: got none, give NAME=FOLDER of what `tenfold afm adapter` left")
     place_of(job.model)
-    decoder, tokenizer = open_model(job.model)
+    decoder, tokenizer = open_model(job.model, job.materialize)
     recovery = recovery_of(job.model)
     given = [*job.adapters, *([] if recovery is None else [f"{RECOVERED}={recovery}"])]
     names = with_adapters(decoder, given)

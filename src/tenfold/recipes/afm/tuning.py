@@ -24,6 +24,7 @@ from tenfold.align.samples import Sample
 from tenfold.align.sft import sft_batches, sft_loss
 from tenfold.align.verifiers import Scorer, Task
 from tenfold.core import checkpoint
+from tenfold.core.errors import UserError
 from tenfold.core.fit import Every, Loss, TrainState, fit, train_step
 from tenfold.core.interrupt import Interrupt
 from tenfold.core.jobs import advance
@@ -102,10 +103,24 @@ def _state(lr: float, warmup: int, steps: int, final: float, module: nn.Module, 
 def fine_tune(
     settings: SFT, run: Run, name: str, model: Decoder, samples: Sequence[Sample], seed: int, bar: bool = True
 ) -> None:
-    """Train a model in place on what the samples teach."""
-    stream = sft_batches(samples, settings.length, settings.rows, seed=seed)
+    """Train a model in place on what the samples teach; of rows that are too long the end is left out."""
+    stream = sft_batches(fitting(samples, settings.length, name), settings.length, settings.rows, seed=seed)
     with dropping(model, settings.dropout):
         tune(settings, run, name, model.to(device_type()), sft_loss, stream, seed, bar)
+
+
+def fitting(samples: Sequence[Sample], length: int, what: str) -> list[Sample]:
+    """The first `length` tokens of each sample, where those have something to learn: answers that were sampled may be longer.
+
+    Raises:
+        UserError: none has; `what` opens the message.
+    """
+    rows = [row for sample in samples if (row := sample.cut(length)).targets]
+    if not rows:
+        raise UserError(
+            f"{what}: of {len(samples)} samples none has a token to learn among its first {length}; give longer rows"
+        )
+    return rows
 
 
 @contextmanager
