@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,9 +13,11 @@ from tenfold.align.samples import pad
 from tenfold.core.errors import UserError
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
+from tenfold.text.chat import Message, Reply, Sampling, ScriptedChatModel, ToolCall, Usage
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 from tenfold.tools.calls import Call
 from tenfold.tools.decider import ChatDecider
+from tenfold.tools.metrics import evaluate_decisions
 from tenfold.tools.render import render
 from tenfold.tools.samples import Candidate, DecisionSample
 from tenfold.tools.sft import sft_loss, to_sft
@@ -82,3 +86,22 @@ def test_a_chat_model_decides_on_samples(tokenizer: Tokenizer, model: Decoder) -
             for sample, guess in zip((CALL, NONE, FREE), guesses, strict=True):
                 assert guess.choice in (None, *sample.names) and 0 <= (guess.p_search or 0) <= 1
     assert replace(CALL, source="x") == CALL
+
+
+@pytest.mark.parametrize(
+    ("written", "right", "valid"),
+    [('{"n": 3}', 1.0, 1.0), ('{"n": 4}', 0.0, 1.0), ('{"n": "three"}', 0.0, 0.0), ("three of them", 0.0, 0.0)],
+)
+def test_arguments_of_the_chosen_tool_are_scored(written: str, right: float, valid: float) -> None:
+    def answer(messages: Sequence[Message], sampling: Sampling, index: int) -> str | Reply:
+        if sampling.tools:
+            assert sampling.tool_choice == {"type": "function", "function": {"name": "cat"}}
+            assert "cat" in messages[-1].content
+            return Reply("", "tool_calls", Usage(1, 1), (ToolCall("c", "cat", written),))
+        return "search" if "search" in (sampling.choices or ()) else "cat"
+
+    decider = ChatDecider(ScriptedChatModel(answer))
+    figures = evaluate_decisions([CALL], decider.decide([CALL], arguments=True), bootstrap=0)
+    assert (figures["P_Call"], figures["argument_accuracy"], figures["schema_valid"]) == (1.0, right, valid)
+    figures = evaluate_decisions([CALL], decider.decide([CALL]), bootstrap=0)
+    assert math.isnan(figures["argument_accuracy"]) and figures["n"]["argument_accuracy"] == 0

@@ -32,10 +32,11 @@ class Prediction:
     Args:
         search: whether to search.
         choice: the tool; None: none of the candidates, or no search.
-        call: with its arguments, where some were made.
+        call: with its arguments, where some were written.
         p_search: probability of searching; None where it is not known.
         p_choice: probability of the choice among the candidates and none.
         complete: False where the generation was cut: the choice then counts as wrong.
+        unreadable: arguments of the choice were written that nobody can read: they count as wrong.
     """
 
     search: bool
@@ -44,6 +45,7 @@ class Prediction:
     p_search: float | None = None
     p_choice: float | None = None
     complete: bool = True
+    unreadable: bool = False
 
 
 def prediction_of(trace: Trace) -> Prediction:
@@ -76,7 +78,7 @@ def evaluate_decisions(
         seed: of the resampling.
     Returns:
         P_NoSearch, P_Search, P_DS, P_NoCall, P_Call, P_DC (NaN where no sample asks for it); "n" of each; "ci95" of each;
-        "confusion" {right: {said: count}}; "argument_accuracy" and "schema_valid" over calls of the right tool;
+        "confusion" {right: {said: count}}; "argument_accuracy" and "schema_valid" over written calls of the right tool;
         "ece_search", "ece_call" (expected calibration error, 15 bins); "per_tool" {tool: (right, samples)}.
     Source: Gui et al. 2024, section 4.1; a wrong NoSearch counts as wrong in all that follows.
     """
@@ -100,7 +102,7 @@ def evaluate_decisions(
     report["n"] = {name: len(right[name]) for name in names}
     report["ci95"] = {name: _interval(right[name], tools[name], bootstrap, seed) for name in names if bootstrap}
     report["confusion"] = {branch: dict(counts) for branch, counts in confusion.items()}
-    report |= _calls(samples, said)
+    report |= _calls(samples, said, report["n"])
     report["ece_search"] = ece([(each.p_search if each.search else 1 - each.p_search, each.search == (sample.branch != "no_search")) for sample, each in zip(samples, said, strict=True) if each.p_search is not None])  # fmt: skip
     report["ece_call"] = ece([(each.p_choice, _chosen(sample, each, name_match)) for sample, each in zip(samples, said, strict=True) if each.p_choice is not None and each.search and sample.branch != "no_search"])  # fmt: skip
     report["per_tool"] = {name: tuple(counts) for name, counts in sorted(per_tool.items())}
@@ -152,11 +154,16 @@ def _interval(right: Sequence[float], tools: Sequence[str], resamples: int, seed
     return paired_bootstrap(right, np.zeros(len(right)), n=resamples, clusters=tools, seed=seed).ci95
 
 
-def _calls(samples: Sequence[DecisionSample], said: Sequence[Prediction]) -> dict[str, float]:
-    """Arguments of calls of the right tool."""
+def _calls(samples: Sequence[DecisionSample], said: Sequence[Prediction], n: dict[str, int]) -> dict[str, float]:
+    """Arguments of calls of the right tool; their number goes into n."""
     matched, valid = [], []
     for sample, guess in zip(samples, said, strict=True):
-        if sample.call is None or guess.call is None or guess.call.name != sample.target:
+        called = guess.call.name if guess.call is not None else guess.choice if guess.unreadable else None
+        if sample.call is None or called is None or called != sample.target:
+            continue
+        if guess.call is None:
+            matched.append(False)
+            valid.append(False)
             continue
         signature = next(each.signature for each in sample.candidates if each.name == sample.target)
         try:
@@ -165,6 +172,7 @@ def _calls(samples: Sequence[DecisionSample], said: Sequence[Prediction]) -> dic
             continue
         valid.append(not Tool(name=guess.call.name, parameters=parameters).issues(guess.call.arguments))
         matched.append(arguments_match(guess.call, sample.call, parameters))
+    n["argument_accuracy"] = len(matched)
     return {
         "argument_accuracy": float(np.mean(matched)) if matched else math.nan,
         "schema_valid": float(np.mean(valid)) if valid else math.nan,

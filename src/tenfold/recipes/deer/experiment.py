@@ -178,7 +178,7 @@ def measured(deciders: Mapping[str, Decider], sets: Mapping[str, Sequence[Decisi
     examples: list[Row] = []
     for name, each in deciders.items():
         for kind, samples in sets.items():
-            predictions, seconds = learners.timed(each, samples)
+            predictions, seconds = learners.timed(each, samples, arguments=kind == UNSEEN)
             figures = evaluate_decisions(samples, predictions, seed=seed)
             found.setdefault(name, {})[kind] = {**figures, "seconds": seconds}
             if kind == UNSEEN:

@@ -14,6 +14,7 @@ from tenfold.recipes.deer.experiment import FLOORS, RETRIEVAL, Row
 from tenfold.recipes.deer.world import HARD, SEEN, UNSEEN
 
 METRICS = ("P_NoCall", "P_Call", "P_DC", "P_Search", "P_NoSearch", "P_DS")
+WRITTEN = {"argument_accuracy": "arguments right", "schema_valid": "arguments valid"}  # of calls of the right tool
 THRESHOLD, CALLS, REFUSES = "TF-IDF threshold", "always call (marker token)", "always refuse"
 PAPER_DC = "LLaMA-2-7B 84.5 ± 1.6, 13B 89.2 ± 1.6 on its own unseen tools; GPT-4 with 6 demonstrations 89.0 ± 1.2; ToolLLaMA-7B 49.7 ± 2.8"
 # Table 3 of the paper: unseen tools of its own, ToolBench, ToolCorpus; NoCall, Call, DC each, in per cent.
@@ -132,6 +133,12 @@ def decisions_table(config: Config, rows: Sequence[Row], kind: str) -> list[Row]
             values = scores.of(name, kind, metric)
             line[title] = "" if not all(map(math.isfinite, values)) else plus_minus(values, 3)
         lines.append(line)
+    for metric, title in WRITTEN.items():  # of those that write calls: none does in a run of rankers
+        found = {line["decider"]: scores.of(line["decider"], kind, metric) for line in lines}
+        if any(math.isfinite(value) for values in found.values() for value in values):
+            for line in lines:
+                own = [100 * value for value in found[line["decider"]] if math.isfinite(value)]
+                line[title] = plus_minus(own, 1) if own else ""
     return lines
 
 

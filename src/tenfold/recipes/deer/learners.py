@@ -214,8 +214,11 @@ def demonstrations(samples: Sequence[DecisionSample], count: int) -> list[Decisi
     return found
 
 
-def timed(decider: Decider, samples: Sequence[DecisionSample]) -> tuple[list[Prediction], float]:
-    """Predictions, and seconds a sample."""
+def timed(decider: Decider, samples: Sequence[DecisionSample], *, arguments: bool = False) -> tuple[list[Prediction], float]:  # fmt: skip
+    """Predictions, and seconds a sample; `arguments` lets a language model write its calls too."""
     begun = time.perf_counter()
-    found = decider.decide(samples)
+    if arguments and isinstance(decider, ChatDecider):
+        found = decider.decide(samples, arguments=True)
+    else:
+        found = decider.decide(samples)
     return found, (time.perf_counter() - begun) / max(1, len(samples))

@@ -25,7 +25,7 @@ def report(config: Config, run: Run, rows: Sequence[Row]) -> None:
     scores = findings.Scores(config, rows)
     titles = {UNSEEN: "unseen tools", SEEN: "seen tools, new queries", "toolbench": "ToolBench items", "toolcorpus": "ToolCorpus items", HARD: "irrelevant queries of BFCL"}  # fmt: skip
     for kind in scores.sets:
-        run.table(titles.get(kind, kind), findings.decisions_table(config, rows, kind), note=f"In per cent. {over}; intervals over tools are cluster bootstraps. ECE: expected calibration error.")  # fmt: skip
+        run.table(titles.get(kind, kind), findings.decisions_table(config, rows, kind), note=f"In per cent. {over}; intervals over tools are cluster bootstraps. ECE: expected calibration error. Arguments, where a model writes them: of calls of the right tool, as BFCL compares them.")  # fmt: skip
     run.table("training", findings.training_table(config, rows), note="What each arm learned from.")
     run.table("retrievers", findings.retrieval_table(rows), note="Over the unseen tools alone.")
     tools = findings.tools_table(config, rows)

@@ -134,6 +134,7 @@ def eval_(
     limit: int | None = None,
     demonstrations: int = 0,
     official: bool = False,
+    arguments: bool = False,
 ) -> None:
     """Evaluate a model's decisions, or its calls on BFCL.
 
@@ -145,8 +146,11 @@ def eval_(
         limit: the first so many of each.
         demonstrations: solved samples that a language model is shown first.
         official: score as the released code: names by substring, searches by ended generations.
+        arguments: have a language model also write the calls, and compare their arguments as BFCL does; of your own samples.
     """
     need("--limit", limit, 1)
+    if arguments and decisions is None:
+        raise UserError("--arguments: need --decisions FILE; ToolBench's and ToolCorpus' items say no right arguments")
     need("--demonstrations", demonstrations, 0)
     if bfcl:
         with _chat(model) as speaker:
@@ -163,12 +167,15 @@ def eval_(
     with _decider(model, shown) as decider:
         for name, samples in sets.items():
             asked = [sample for sample in samples if sample not in shown][:limit]
-            figures = evaluate_decisions(asked, decider.decide(asked), name_match="substring" if official else "equal", strict_official=official)  # fmt: skip
+            predictions, _ = learners.timed(decider, asked, arguments=arguments)
+            figures = evaluate_decisions(asked, predictions, name_match="substring" if official else "equal", strict_official=official)  # fmt: skip
             print(f"{_plain(name)}, {len(asked)} samples")
             for metric in ("P_NoSearch", "P_Search", "P_DS", "P_NoCall", "P_Call", "P_DC"):
                 if figures["n"][metric]:
                     low, high = figures["ci95"][metric]
                     print(f"  {metric:<11} {100 * figures[metric]:6.1f} %   ({100 * low:.1f} – {100 * high:.1f}, n = {figures['n'][metric]})")  # fmt: skip
+            if written := figures["n"]["argument_accuracy"]:
+                print(f"  arguments   {_share(round(written * figures['argument_accuracy']), written)}, {100 * figures['schema_valid']:.1f} % valid")  # fmt: skip
 
 
 def agent(
