@@ -12,6 +12,7 @@ from torch import nn
 
 from tenfold.lm.decoder import Decoder, DecoderConfig, attention_mask, segment_positions
 from tenfold.lm.kv_cache import KVCache
+from tenfold.nn import attention
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.moe import MoE, MoEConfig
 
@@ -116,6 +117,34 @@ def test_packed_documents_are_independent() -> None:
     for start, end in itertools.pairwise(cut):
         torch.testing.assert_close(packed[:, start:end], model(ids[:, start:end]), rtol=1e-5, atol=1e-5)
     assert (packed - model(ids)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("cfg", [SMALL, SPARSE], ids=["dense", "sparse"])
+def test_packed_rows_give_the_same_gradients_by_documents_and_by_mask(
+    cfg: DecoderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = decoder(cfg), tokens(2, 15)
+    segments = torch.tensor([[1] * 4 + [2] * 5 + [3] * 6, [1] * 9 + [2] * 4 + [0] * 2])
+    found = []
+    for cost, documents in ((10**9, False), (0, True)):
+        monkeypatch.setattr(attention, "DOCUMENT_COST", cost)
+        assert (attention.document_attention(segments, 8)[1] is not None) is documents
+        logits = model(ids, segments=segments)
+        model.zero_grad()
+        logits[segments != 0].square().mean().backward()
+        found.append([logits.detach(), *(weight.grad.clone() for weight in model.parameters())])
+    for by_mask, by_documents in zip(*found, strict=True):
+        torch.testing.assert_close(by_documents, by_mask, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cfg", [SMALL, SPARSE], ids=["dense", "sparse"])
+def test_padding_behind_one_document_a_row_needs_no_mask(cfg: DecoderConfig) -> None:
+    model, ids = decoder(cfg), tokens(2, 9)
+    segments = torch.tensor([[1] * 6 + [0] * 3, [2] * 9])
+    assert attention.document_attention(segments, 8) == (None, None)
+    logits = model(ids, segments=segments)
+    torch.testing.assert_close(logits[:1, :6], model(ids[:1, :6]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits[1:], model(ids[1:]), rtol=1e-5, atol=1e-5)
 
 
 def test_segment_positions_restart() -> None:

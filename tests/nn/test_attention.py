@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from tenfold.nn.attention import Attention, causal_mask, segment_mask, spelt_out_attention
+from tenfold.nn.attention import Attention, causal_mask, document_attention, segment_mask, spelt_out_attention
 from tenfold.nn.rotary import Rotary, apply_rotary
 
 D, H, G, HEAD, S = 24, 4, 2, 6, 7
@@ -133,6 +133,39 @@ def test_segments_are_apart(generator: torch.Generator) -> None:
 def test_segment_mask_by_hand() -> None:
     mask = segment_mask(torch.tensor([[5, 5, 2]]))
     assert mask.tolist() == [[[[True, False, False], [True, True, False], [False, False, True]]]]
+
+
+@pytest.mark.parametrize("norm", ["pre_rope", "post_rope"])
+def test_documents_one_by_one_are_as_under_the_mask(norm: str, generator: torch.Generator) -> None:
+    """Values and gradients, of the input and of every weight."""
+    segments = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [4, 5, 5, 5, 5, 5, 5]])
+    attention = make(qk_norm=True, qk_norm_position=norm)
+    ways = {"mask": {"mask": segment_mask(segments)}, "documents": {"documents": [3, 2, 2, 1, 6]}}
+    x, found = sample(generator).requires_grad_(), {}
+    for name, how in ways.items():
+        y = attention(x, rope=table(), **how)
+        weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        found[name] = y, *torch.autograd.grad((y * weights).sum(), [x, *attention.parameters()])
+    for a, b in zip(found["mask"], found["documents"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_packed_rows_are_attended_to_by_what_pays() -> None:
+    long = torch.tensor([[1] * 300 + [2] * 600 + [0] * 124, [7] * 1024])
+    assert document_attention(long, 512) == (None, [300, 600, 124, 1024])
+    short = torch.arange(1, 65).repeat_interleave(2).unsqueeze(0)  # 64 documents of 2 tokens
+    mask, lengths = document_attention(short, 512)
+    assert lengths is None and mask is not None and torch.equal(mask, segment_mask(short))
+    apart = torch.cat([long[:1], long[:1].where(long[:1] != 2, 1)])
+    apart[0, -100:] = 1  # a document in two parts attends to both
+    mask, lengths = document_attention(apart, 512)
+    assert lengths is None and mask is not None and torch.equal(mask, segment_mask(apart))
+    alone = torch.tensor([[1] * 5 + [0] * 3, [2] * 8])
+    assert document_attention(alone, 512) == (None, None)
+    for other in (alone.flip(1), torch.tensor([[1, 1, 0, 1]]), torch.tensor([[0, 0]])):
+        assert document_attention(other, 512)[0] is not None
+    with pytest.raises(ValueError, match="segment_ids: got shape"):
+        document_attention(torch.tensor([0, 1]), 8)
 
 
 class ListCache:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tenfold.nn.attention import Attention, QKNormPosition, segment_mask
+from tenfold.nn.attention import Attention, QKNormPosition, document_attention
 from tenfold.nn.ffn import FeedForward
 from tenfold.nn.linear import Linear, draw_normal, init_generator, linear
 from tenfold.nn.moe import MoE
@@ -123,10 +123,16 @@ class Block(nn.Module):
         self.dropout = cfg.dropout
 
     def forward(
-        self, x_BSD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any, real_BS: Tensor | None
+        self,
+        x_BSD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: Any,
+        real_BS: Tensor | None,
+        documents: list[int] | None = None,
     ) -> Tensor:
         """real_BS, False at padding, reaches the experts only: padding must not count in their balance."""
-        attended = self.self_attn(self.input_layernorm(x_BSD), rope=rope, mask=mask, cache=cache)
+        attended = self.self_attn(self.input_layernorm(x_BSD), rope=rope, mask=mask, documents=documents, cache=cache)
         h_BSD = x_BSD + F.dropout(attended, self.dropout, self.training)
         normed = self.post_attention_layernorm(h_BSD)
         fed = self.mlp(normed, mask=real_BS) if isinstance(self.mlp, MoE) else self.mlp(normed)
@@ -203,17 +209,19 @@ class Decoder(nn.Module):
                 f"sequence: got {start + length} tokens, the model takes at most max_len = {self.cfg.max_len}"
             )
         real_BS = mask[:, -length:] if mask is not None and mask.ndim == 2 else None
+        documents: list[int] | None = None
         if segments is not None:
             if mask is not None or cache is not None:
                 raise ValueError("segments: got them together with mask or cache, need packed rows alone")
-            mask, real_BS = segment_mask(segments), segments != 0
+            mask, documents = document_attention(segments, self.cfg.n_heads * self.cfg.head_dim)
+            real_BS = segments != 0
             positions = segment_positions(segments) if positions is None else positions
         else:
             mask = attention_mask(mask, batch, length, cache, x_BSD.device)
         rope = self._rope(positions, length, cache, x_BSD)
         x_BSD = F.dropout(x_BSD, self.cfg.dropout, self.training)
         for i, block in enumerate(self.layers):
-            x_BSD = block(x_BSD, rope, mask, None if cache is None else cache.layer(i), real_BS)
+            x_BSD = block(x_BSD, rope, mask, None if cache is None else cache.layer(i), real_BS, documents)
         if cache is not None:
             cache.advance(length)
         return self.norm(x_BSD)

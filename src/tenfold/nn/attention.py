@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -15,6 +16,10 @@ from tenfold.nn.norm import RMSNorm
 from tenfold.nn.rotary import RopeLayout, apply_rotary
 
 QKNormPosition = Literal["pre_rope", "post_rope"]
+
+# What a document of its own costs on a CPU, forward and backward, counted in products of a query with a key times the width of
+# all heads, and how far below the mask's cost the documents' must lie (benchmarks/multimodal.py).
+DOCUMENT_COST, DOCUMENTS_PAY = 400_000, 0.8
 
 
 class LayerCache(Protocol):
@@ -44,6 +49,36 @@ def segment_mask(segment_ids: Tensor) -> Tensor:
     same = segment_ids.unsqueeze(-1) == segment_ids.unsqueeze(-2)
     length = segment_ids.shape[1]
     return (same & causal_mask(length, length, segment_ids.device)).unsqueeze(1)
+
+
+def document_attention(segment_ids: Tensor, width: int) -> tuple[Tensor | None, list[int] | None]:
+    """How packed rows are attended to: under the mask of `segment_mask`, or faster with the same values.
+
+    Documents one by one leave out all products across them. Few long ones or wide heads are faster so, many short ones are not.
+    Other devices keep the mask: there nothing was measured, and the lengths would wait for the device.
+
+    Args:
+        segment_ids: integer (B, S), 0 is padding, see `segment_mask`.
+        width: H · d of the queries.
+    Returns:
+        mask, lengths: what `Attention.forward` takes as `mask` and `documents`; both None where plain causality does, since
+        every row is one document with padding behind it.
+    """
+    if not segment_ids.is_cpu or segment_ids.ndim != 2 or torch.compiler.is_compiling():
+        return segment_mask(segment_ids), None
+    rows, length = segment_ids.shape
+    low, high = (int(bound) for bound in segment_ids.aminmax())
+    own = segment_ids - low + torch.arange(rows).unsqueeze(1) * (high - low + 1)
+    runs, counts = torch.unique_consecutive(own, return_counts=True)
+    first, padded = segment_ids[:, :1], segment_ids == 0
+    alone = bool(((segment_ids == first) | padded).all()) and bool((first != 0).all())
+    if alone and len(runs) == rows + int(padded[:, -1].sum()):
+        return None, None
+    lengths: list[int] = counts.tolist()
+    cost = width * sum(each * each for each in lengths) + DOCUMENT_COST * len(lengths)
+    if cost > DOCUMENTS_PAY * width * rows * length**2 or len(runs) > len(torch.unique(runs)):
+        return segment_mask(segment_ids), None  # also where a document is in several parts
+    return None, lengths
 
 
 def spelt_out_attention(q_BHSd: Tensor, k_BGKd: Tensor, v_BGKd: Tensor, mask: Tensor | None) -> Tensor:
@@ -143,6 +178,7 @@ class Attention(nn.Module):
         *,
         rope: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
+        documents: Sequence[int] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """Attend.
@@ -151,11 +187,15 @@ class Attention(nn.Module):
             x_BSD: input.
             rope: cosines and sines of the positions, from `Rotary.at` or `Rotary.table`; None leaves positions out.
             mask: bool (True: may attend) or additive, broadcastable to (B, H, S, K); it replaces causality.
+            documents: lengths of the runs of tokens, row after row, B · S in all, that attend to themselves alone, each as
+                a sequence of its own; without mask and cache.
             cache: earlier keys and values; the new ones are appended.
         Returns:
             (B, S, D).
         """
         q, k, v = self.project(x_BSD, rope)
+        if documents is not None:
+            return self.o_proj(self._attend_apart(q, k, v, documents))
         if cache is not None:
             k, v = cache.append(k, v)
         return self.o_proj(self.attend(q, k, v, mask))
@@ -179,6 +219,13 @@ class Attention(nn.Module):
             mask, causal = causal_mask(queries, keys, q.device), False
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=q.shape[1] != k.shape[1])
         return y.transpose(1, 2).flatten(2)
+
+    def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, documents: Sequence[int]) -> Tensor:
+        """`attend` of each run of tokens by itself, (B, S, H · d)."""
+        # One split, since the gradient of a slice is as large as all the rows.
+        runs = (x.transpose(1, 2).flatten(0, 1).split(list(documents)) for x in (q, k, v))
+        apart = [self.attend(*(x.transpose(0, 1).unsqueeze(0) for x in run), None) for run in zip(*runs, strict=True)]
+        return torch.cat(apart, 1).view(q.shape[0], q.shape[2], -1)
 
     def _heads(self, x: Tensor, norm: RMSNorm | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, S, heads · d) to normed and rotated (B, heads, S, d)."""
