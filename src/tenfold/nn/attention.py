@@ -224,7 +224,10 @@ class Attention(nn.Module):
         """`attend` of each run of tokens by itself, (B, S, H · d)."""
         # One split, since the gradient of a slice is as large as all the rows.
         runs = (x.transpose(1, 2).flatten(0, 1).split(list(documents)) for x in (q, k, v))
-        apart = [self.attend(*(x.transpose(0, 1).unsqueeze(0) for x in run), None) for run in zip(*runs, strict=True)]
+        apart = []
+        for run in zip(*runs, strict=True):
+            q_run, k_run, v_run = (x.transpose(0, 1).unsqueeze(0) for x in run)
+            apart.append(self.attend(q_run, k_run, v_run, None))
         return torch.cat(apart, 1).view(q.shape[0], q.shape[2], -1)
 
     def _heads(self, x: Tensor, norm: RMSNorm | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
