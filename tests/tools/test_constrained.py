@@ -17,7 +17,7 @@ from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 from tenfold.tools.agent import DecisionAgent, Policy
-from tenfold.tools.constrained import Backend, ConstrainedDecoder
+from tenfold.tools.constrained import _UNHELD, Backend, ConstrainedDecoder
 from tenfold.tools.data import BFCL, bfcl_items
 from tenfold.tools.tool import Tool, ToolRegistry
 from tenfold.tools.trace import Call, Decision
@@ -75,7 +75,10 @@ def check(items: list, backend: Backend, tokenizer: Tokenizer) -> None:
             ToolRegistry.from_bfcl([function]).get(function["name"]).parameters, tokenizer, backend
         )
         text = draw(decoder, tokenizer, seed, 400)
-        assert not decoder.issues(text), (function["name"], text)
+        # What an engine says it does not hold to is checked after decoding, so a draw may break it, and nothing else.
+        broken = {issue.code for issue in decoder.issues(text)}
+        assert broken <= set(_UNHELD[backend]), (function["name"], text)
+        assert not broken or backend != "llguidance", (function["name"], text)
 
 
 def test_as_a_logits_processor(tokenizer: Tokenizer) -> None:
