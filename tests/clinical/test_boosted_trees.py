@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from tenfold.clinical.boosted_trees import DTYPES, Forest, scikit_learn
+from tenfold.clinical.boosted_trees import DTYPES, Forest
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +95,3 @@ def test_tensors_of_another_shape_are_refused(grown: tuple[HistGradientBoostingC
             Forest(nodes | {name: nodes[name].to(torch.float16)}, 5)
     with pytest.raises(ValueError, match="threshold: got"):
         Forest(nodes | {"threshold": nodes["threshold"][:-1]}, 5)
-
-
-def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
-    with pytest.raises(ImportError, match=r"^boosting needs scikit-learn: pip install 'tenfold\[clinical\]'$"):
-        scikit_learn("ensemble", "boosting")

@@ -278,22 +278,12 @@ def test_several_processes_refuse_what_they_cannot_share(config: Config, monkeyp
             check(replace(config, **changed))
 
 
-def test_boosting_without_scikit_learn_is_refused_before_training(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tenfold.recipes.deep_ssm.experiment.find_spec", lambda _: None)
-    check(config)
-    with pytest.raises(UserError, match=r"^methods: boosting needs scikit-learn: pip install 'tenfold\[clinical\]'"):
-        check(replace(config, methods=("dssm", "boosting")))
-
-
 def test_presets_say_what_they_are() -> None:
     assert EXPECTED.keys() == PRESETS.keys() and all(EXPECTED.values())
     laptop = PRESETS["laptop"]
     assert laptop.cohorts == ("sim", "sim-300", "icu12") and len(laptop.seeds) >= 3
     assert set(laptop.methods) == {"dssm", "dssm-single", "lstm", "deephit", "mlp", "exponential", "cox", "boosting"}
     assert all("boosting" in PRESETS[name].methods for name in ("sim", "sim-300", "icu12"))
-    assert "boosting" not in PRESETS["tiny"].methods  # the tour has no scikit-learn
     paper = PRESETS["paper"]
     assert (paper.network.z_dim, paper.network.cov, paper.training.batch, paper.training.lr) == (30, "tril", 32, 1e-3)
     for preset in PRESETS.values():

@@ -295,7 +295,6 @@ def test_presets_say_what_they_are() -> None:
     laptop = PRESETS["laptop"]
     assert laptop.cohort == ("sim", "death48") and len(laptop.seed) == 5 and laptop.transfer_to == ("long_stay",)
     assert set(laptop.percents("death48")) >= {100, 10, 1} and "boosting" in laptop.modes("death48")
-    assert not any(mode in ("logistic", "boosting") for mode in PRESETS["tiny"].mode)  # the tour has no scikit-learn
     paper = PRESETS["paper"].select
     assert (paper.inner_steps, paper.head_steps, paper.rounds, paper.state_size) == (300, 300, 10, 10)
     assert (paper.lr_unsupervised, paper.lr_weights, paper.batch_size) == (1e-3, 1e-2, 32)

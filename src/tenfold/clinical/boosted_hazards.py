@@ -9,7 +9,6 @@ the negative log likelihood of the discrete-time law, so a classifier of rows is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tenfold.clinical.boosted_trees import Forest, scikit_learn
+from tenfold.clinical.boosted_trees import Forest
 from tenfold.clinical.event_law import EventLaw
 from tenfold.clinical.events import EventSpec
 from tenfold.clinical.history import History, read_history
@@ -96,17 +95,17 @@ class BoostedHazards(SurvivalModel):
             seed: of that draw, and of the half of the features that each node may ask for.
         Raises:
             ValueError: an event that nobody has.
-            ImportError: scikit-learn is not installed.
         """
-        boosting = scikit_learn("ensemble", "boosting").HistGradientBoostingClassifier
-        limits = import_module("threadpoolctl").threadpool_limits  # comes with scikit-learn
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
         features, others = self._features(batch), self._features(valid)
         forests = []
         for index, event in enumerate(self.events):
             generator = np.random.default_rng([seed, index])
             patient, slot, label, shift = sample_slots(*_follow(batch, index, self.events), event, rows, generator)
             seen = _follow(valid, index, self.events)
-            model = boosting(
+            model = HistGradientBoostingClassifier(
                 learning_rate=rate,
                 max_leaf_nodes=leaves,
                 l2_regularization=1.0,
@@ -116,7 +115,7 @@ class BoostedHazards(SurvivalModel):
                 random_state=int(generator.integers(2**31)),
             )
             x = _rows(features, patient, slot)
-            with limits(torch.get_num_threads(), user_api="openmp"):
+            with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
                 best = _grow(model, x, label, (others, *seen, shift), trees)
             whole = Forest.of(model, self.features)
             some = x[:: max(1, len(x) // 256)]

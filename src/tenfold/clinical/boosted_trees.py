@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,6 @@ from torch import Tensor, nn
 # Of a node: what it asks, where rows go, and what a leaf answers. A leaf is its own child.
 DTYPES = {"feature": torch.int64, "threshold": torch.float64, "missing_left": torch.bool, "left": torch.int64,
           "right": torch.int64, "value": torch.float64, "roots": torch.int64, "intercept": torch.float64}  # fmt: skip
-
-
-def scikit_learn(module: str, purpose: str) -> Any:
-    """A module of scikit-learn, imported when it is needed.
-
-    Raises:
-        ImportError: it is not installed; one line that says what to install.
-    """
-    try:
-        return import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise ImportError(f"{purpose} needs scikit-learn: pip install 'tenfold[clinical]'") from error
 
 
 class Forest(nn.Module):

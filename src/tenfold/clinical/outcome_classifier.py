@@ -12,7 +12,6 @@ from torch import nn
 
 from tenfold.clinical.bilevel import ClippedAdam, encode, head_loss, predict, series_loss, trainable
 from tenfold.clinical.binary_metrics import auc_roc
-from tenfold.clinical.boosted_trees import scikit_learn
 from tenfold.clinical.forecast_columns import Columns, summary_features
 from tenfold.clinical.forecast_model import ForecastModel, dense
 from tenfold.clinical.selection_config import SelectConfig
@@ -67,13 +66,15 @@ def fit_tabular(kind: Tabular, labelled: Columns, seed: int) -> Callable[[Column
     Returns:
         A function from series to the chance of the outcome, [N].
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model: Any
     if kind == "logistic":
-        scaled = scikit_learn("preprocessing", kind).StandardScaler()
-        regression = scikit_learn("linear_model", kind).LogisticRegression(C=0.1, max_iter=2000)
-        model = scikit_learn("pipeline", kind).make_pipeline(scaled, regression)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     else:
-        boosting = scikit_learn("ensemble", kind).HistGradientBoostingClassifier
-        model = boosting(max_iter=100, learning_rate=0.05, random_state=seed)
+        model = HistGradientBoostingClassifier(max_iter=100, learning_rate=0.05, random_state=seed)
     model.fit(summary_features(labelled), labelled["label"].cpu().numpy().astype(int))
     return lambda columns: model.predict_proba(summary_features(columns))[:, 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 
 from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
@@ -19,14 +18,12 @@ def check(config: Config) -> None:
     """Hold a config against this machine, before there is a run folder.
 
     Raises:
-        UserError: data that are absent, damaged or too few; a package that is absent; what
+        UserError: data that are absent, damaged or too few; what
             several processes cannot do together.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         _check_world(config, world)
-    if "boosting" in config.methods and find_spec("sklearn") is None:
-        raise UserError("methods: boosting needs scikit-learn: pip install 'tenfold[clinical]', or leave it out")
     for name in config.cohorts:
         build_cohort(name, config, config.seeds[0])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import torch
@@ -15,7 +14,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.jobs import run_jobs
 from tenfold.core.run import Run
 from tenfold.recipes.meta_forecast.cohorts import Cohort, build_cohort, known_target, target_of
-from tenfold.recipes.meta_forecast.config import ALONE, Config
+from tenfold.recipes.meta_forecast.config import Config
 from tenfold.recipes.meta_forecast.folder import read_weights
 from tenfold.recipes.meta_forecast.training import Job, Row, train_one, transfer_jobs
 
@@ -24,7 +23,7 @@ def check(config: Config) -> None:
     """Hold a config against this machine, before there is a run folder.
 
     Raises:
-        UserError: data that are absent, damaged or without both outcomes, a package that is absent, several processes.
+        UserError: data that are absent, damaged or without both outcomes, several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
@@ -32,9 +31,6 @@ def check(config: Config) -> None:
         )
     for name in config.cohort:
         cohort = build_cohort(name, config, config.seed[0])
-        tabular = [mode for mode in config.modes(name) if ALONE.get(mode) == "summaries"]
-        if tabular and importlib.util.find_spec("sklearn") is None:
-            raise UserError(f"mode {tabular[0]} needs scikit-learn: pip install 'tenfold[clinical]', or leave it out")
         try:
             _check_labels(config, cohort)
             _check_tasks(config, cohort)
