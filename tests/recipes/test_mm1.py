@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tenfold.cli import main
 from tenfold.core.config import from_json, to_json
@@ -25,6 +26,7 @@ from tenfold.core.run import Run
 from tenfold.recipes.mm1 import EXPECTED, PRESETS, Config, evaluation, train, training
 from tenfold.recipes.mm1.config import (
     MAIN,
+    Clip,
     Connector,
     Evaluation,
     Language,
@@ -35,9 +37,12 @@ from tenfold.recipes.mm1.config import (
     of_cell,
     settings,
 )
+from tenfold.recipes.mm1.contrastive import encoder_file
 from tenfold.recipes.mm1.documents import batches, make_tokenizer, mixture, texts
+from tenfold.recipes.mm1.experiment import check, wants_aim
 from tenfold.recipes.mm1.findings import make_claims
 from tenfold.recipes.mm1.network import EncodedOnce, build, build_optimizer
+from tenfold.recipes.mm1.reconstructive import train_aim
 from tenfold.recipes.mm1.training import Job, model_folder
 from tenfold.vision.document_tokens import special_ids
 from tenfold.vision.multimodal import mm_loss
@@ -225,6 +230,26 @@ def test_cells_change_what_they_name() -> None:
     for cell, told in (("depth=3", "axis=value"), ("mix=1/2", "captions/interleaved/text"), ("mix=0/0/0", "captions/"), ("mix=-1/1/1", "captions/"), ("tokens=x", "whole number")):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             settings(cell)
+
+
+def test_a_cell_starts_from_the_encoder_that_foretells_patches(tmp_path: Path) -> None:
+    """Data: the prepared emoji."""
+    cell = "encoder=aim+resolution=16"
+    config = replace(SMALL, cells=(cell,), clip=Clip(steps=2, batch=4, size=12, patch=4))
+    run = Run.create("mm1", "tiny", config, tmp_path)
+    row = train_aim(config, run, 0)
+    assert 0 < row["error"] < 3 and row["pool"] == 152 and 0 <= row["picture_R@5"] <= 1
+    assert wants_aim(config) and not wants_aim(replace(config, cells=("encoder=clip",)))
+    changed, _ = of_cell(config, cell)
+    assert changed.vision.start == "aim"
+    file = encoder_file(run.path, "aim-seed0")
+    vision = build(changed, make_tokenizer(changed), 0, file).vision
+    assert vision is not None
+    for name, weight in load_file(file).items():
+        assert name == "positions" or torch.equal(vision.state_dict()[name], weight), name
+    assert train_aim(config, Run.open(run.path), 0) == row, "a finished stage is read back"
+    with pytest.raises(UserError, match=r"clip\.steps: got 0"):
+        check(replace(config, clip=Clip(steps=0)))
 
 
 def test_settings_that_cannot_be_are_one_line_and_exit_2(

@@ -13,6 +13,8 @@ _HOME = {
     "TextConfig": "clip",
     "clip_loss": "contrastive",
     "siglip_loss": "contrastive",
+    "AIMModel": "autoregressive",
+    "aim_loss": "autoregressive",
     "interpolate_pos_embed": "positions",
     "load_clip": "clip_weights",
     "load_vit": "clip_weights",

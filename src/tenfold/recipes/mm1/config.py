@@ -24,7 +24,7 @@ class Vision:
         size: pixels a side.
         patch: pixels a side of a patch; divides size.
         dim, layers, heads, mlp: of the transformer.
-        start: random weights, or those of the contrastive stage.
+        start: random weights, or those of the contrastive ("clip") or the reconstructive ("aim") stage.
         tiles: 4 cuts pictures into 4 tiles beside the whole one in tuning and after; 0: no tiles.
         layer: whose features the connector reads; -1 is the last.
         frozen: the encoder does not learn with the language model, and each picture is encoded once.
@@ -36,7 +36,7 @@ class Vision:
     layers: int = 2
     heads: int = 4
     mlp: int = 128
-    start: Literal["random", "clip"] = "random"
+    start: Literal["random", "clip", "aim"] = "random"
     tiles: int = 0
     layer: int = -1
     frozen: bool = False
@@ -142,7 +142,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Clip:
-    """The contrastive stage, on emoji with their names and keywords.
+    """The encoder's own stage on emoji: contrastive, with their names and keywords; where a cell starts from "aim", also
+    reconstructive, on the drawings alone, with the same steps, batch, rate and sizes.
 
     Args:
         steps: 0: no such stage.
@@ -260,8 +261,8 @@ class Config:
 
     Args:
         cells: what is trained, each for every seed: settings "axis=value", joined by "+". mix=45/45/10 (captions, interleaved,
-            text), mix=control (the rule is drawn anew for each picture); connector=avg; resolution=48; tokens=9; encoder=clip or
-            encoder=4 (layers); decoder=moe; tiles=4; task=reading (tuned from random weights on that task alone).
+            text), mix=control (the rule is drawn anew for each picture); connector=avg; resolution=48; tokens=9; encoder=clip,
+            encoder=aim or encoder=4 (layers); decoder=moe; tiles=4; task=reading (tuned from random weights on that task alone).
         seeds: of weights, order and queries.
         workers: trainings side by side, each on one thread.
         precision: "bf16" runs forward and backward in bfloat16.
@@ -353,10 +354,10 @@ def of_cell(config: Config, cell: str) -> tuple[Config, Mix]:
     if encoder := given.get("encoder"):
         if encoder.isdigit():
             vision = replace(vision, layers=int(encoder))
-        elif encoder in ("clip", "random"):
+        elif encoder in ("clip", "aim", "random"):
             vision = replace(vision, start=encoder)  # type: ignore[arg-type]
         else:
-            raise ValueError(f"cells: encoder: got {encoder!r}, need clip, random or a number of layers")
+            raise ValueError(f"cells: encoder: got {encoder!r}, need clip, aim, random or a number of layers")
     if "connector" in given:
         connector = replace(connector, name=given["connector"])
     if "tokens" in given:

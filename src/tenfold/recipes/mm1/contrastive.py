@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from tenfold.vision.contrastive import SIGLIP_BIAS, SIGLIP_INIT
 from tenfold.vision.image_processor import ImageProcessor
 from tenfold.vision.interleaved import EmojiNames
 from tenfold.vision.retrieval import retrieval
+from tenfold.vision.vit import ViT, ViTConfig
 
 TEXT_LENGTH = 24  # tokens of a name or keyword, the end included
 ENCODER = "encoder.safetensors"
@@ -45,7 +47,7 @@ def train_clip(config: Config, run: Run, seed: int) -> dict[str, Any]:
     train, test = emoji_of(config.data), emoji_of(config.data, "val")
     tokenizer = train_tokenizer([row["name"]["en"] for row in train.rows], 1024)
     pairs, groups = clip_pairs(train, tokenizer)
-    processor = _processor(config)
+    processor = make_processor(config)
     pixels = torch.cat([processor(image) for row in train.rows for image in row["images"]])
     model = make_model(config, tokenizer, seed).to(device_type())
     mesh = data_mesh()
@@ -79,28 +81,40 @@ def train_clip(config: Config, run: Run, seed: int) -> dict[str, Any]:
         progress=False,
     )
     row = measure(model, test, tokenizer, processor) | {"seed": seed, "seconds": state.seconds}
-    if is_main():
-        folder = run.path / "models" / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / ENCODER) as file:
-            save_file(dict(model.vision.state_dict()), file)
+    save_encoder(model.vision, run, stage)
     run.save_stage(stage, row)
     return row
+
+
+def save_encoder(vision: ViT, run: Run, stage: str) -> None:
+    """Keep a stage's picture encoder for the cells that start from it."""
+    if is_main():
+        file = encoder_file(run.path, stage)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as written:
+            save_file(dict(vision.state_dict()), written)
+
+
+def encoder_file(run_path: Path, stage: str) -> Path:
+    """Where a stage leaves its picture encoder."""
+    return run_path / "models" / stage / ENCODER
 
 
 def make_model(config: Config, tokenizer: Tokenizer, seed: int) -> CLIPModel:
     """Both encoders at their first step."""
     assert tokenizer.eos_id is not None
-    vision = replace(
-        vision_config(config.vision), image_size=config.clip.size, patch_size=config.clip.patch, kind="clip"
-    )
     text = TextConfig(tokenizer.vocab_size, max_len=TEXT_LENGTH, eos_id=tokenizer.eos_id)
-    model = CLIPModel(vision, text, torch.Generator().manual_seed(seed))
+    model = CLIPModel(encoder_config(config), text, torch.Generator().manual_seed(seed))
     if config.clip.loss == "siglip":  # its loss over CLIP's encoders
         model.bias = nn.Parameter(torch.tensor(SIGLIP_BIAS))
         with torch.no_grad():
             model.log_scale.fill_(SIGLIP_INIT)
     return model
+
+
+def encoder_config(config: Config) -> ViTConfig:
+    """Shape of the picture encoder in its own stage."""
+    return replace(vision_config(config.vision), image_size=config.clip.size, patch_size=config.clip.patch)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -140,21 +154,33 @@ def measure(model: CLIPModel, test: EmojiNames, tokenizer: Tokenizer, processor:
     """Recalls on held-out emoji: their English names among all drawings, and one drawing style among the other."""
     model.eval()
     device = device_of(model)
-    styles = min(len(row["images"]) for row in test.rows)
-    drawn = [torch.cat([processor(row["images"][style]) for row in test.rows]) for style in range(styles)]
+    drawn = drawings(test, processor)
     vectors = [model.encode_image(pixels.to(device)).cpu() for pixels in drawn]
     names = model.encode_text(encode_texts([row["name"]["en"] for row in test.rows], tokenizer).to(device)).cpu()
     by_name = [retrieval(names, each) for each in vectors]
-    found = {f"name_{key}": sum(each[key] for each in by_name) / styles for key in by_name[0]}
-    if styles > 1:
-        found |= {f"picture_{key}": value for key, value in retrieval(vectors[0], vectors[1]).items()}
-        raw = [F.normalize(pixels.flatten(1) - pixels.flatten(1).mean(0), dim=1) for pixels in drawn]
-        found |= {f"pixels_{key}": value for key, value in retrieval(raw[0], raw[1]).items()}
+    found = {f"name_{key}": sum(each[key] for each in by_name) / len(drawn) for key in by_name[0]}
     model.train()
-    return found | {"pool": len(test.rows)}
+    return found | across_drawings(vectors, drawn) | {"pool": len(test.rows)}
 
 
-def _processor(config: Config) -> ImageProcessor:
+def drawings(emoji: EmojiNames, processor: ImageProcessor) -> list[Tensor]:
+    """Pixels of every drawing style, each (emoji, 3, S, S)."""
+    styles = min(len(row["images"]) for row in emoji.rows)
+    return [torch.cat([processor(row["images"][style]) for row in emoji.rows]) for style in range(styles)]
+
+
+def across_drawings(vectors: Sequence[Tensor], drawn: Sequence[Tensor]) -> dict[str, float]:
+    """How often one drawing of an emoji finds the other, by vectors and by raw pixels with their mean removed."""
+    if len(drawn) < 2:
+        return {}
+    raw = [F.normalize(pixels.flatten(1) - pixels.flatten(1).mean(0), dim=1) for pixels in drawn]
+    return {f"picture_{key}": value for key, value in retrieval(vectors[0], vectors[1]).items()} | {
+        f"pixels_{key}": value for key, value in retrieval(raw[0], raw[1]).items()
+    }
+
+
+def make_processor(config: Config) -> ImageProcessor:
+    """Of the encoder's own stage."""
     mean, std = vision_config(config.vision).normalisation
     return ImageProcessor(config.clip.size, mean=mean, std=std)
 

@@ -15,6 +15,7 @@ from tenfold.recipes.mm1.config import Config, of_cell
 from tenfold.recipes.mm1.contrastive import train_clip
 from tenfold.recipes.mm1.documents import emoji_of, make_tokenizer, mixture
 from tenfold.recipes.mm1.network import build
+from tenfold.recipes.mm1.reconstructive import train_aim
 from tenfold.recipes.mm1.training import Job, Row, steps_of, train_one
 from tenfold.vision.instructions import easy_questions
 
@@ -35,7 +36,7 @@ def check(config: Config) -> None:
     for cell in config.cells:
         try:
             changed, mix = of_cell(config, cell)
-            if changed.vision.start == "clip" and not config.clip.steps:
+            if changed.vision.start != "random" and not config.clip.steps:
                 raise ValueError("clip.steps: got 0, need some: the encoder starts from that stage")
             if changed.language.base is None:
                 with torch.device("meta"):
@@ -60,8 +61,9 @@ def train(config: Config, run: Run) -> Result:
         on_main(_write_tokenizer, config, run)
         run.save_stage("tokenizer")
 
-    # 2. The picture encoder, by contrast with texts.
+    # 2. The picture encoder, by contrast with texts, or by foretelling its own patches.
     encoders = [train_clip(config, run, seed) for seed in config.seeds] if config.clip.steps else []
+    drawers = [train_aim(config, run, seed) for seed in config.seeds] if wants_aim(config) else []
 
     # 3. Pre-training and tuning of every cell, each seed: same documents, same order.
     rows = train_all(config, run)
@@ -70,8 +72,13 @@ def train(config: Config, run: Run) -> Result:
     if is_main():
         from tenfold.recipes.mm1.reporting import report
 
-        report(config, run, rows, encoders)
+        report(config, run, rows, encoders, drawers)
     return run.finish()
+
+
+def wants_aim(config: Config) -> bool:
+    """Whether a cell starts from the reconstructive encoder."""
+    return any(of_cell(config, cell)[0].vision.start == "aim" for cell in config.cells)
 
 
 def train_all(config: Config, run: Run) -> list[Row]:

@@ -15,7 +15,7 @@ from tenfold.recipes.mm1.training import Job
 Row = dict[str, Any]
 
 
-def report(config: Config, run: Run, rows: Sequence[Row], encoders: Sequence[Row]) -> None:
+def report(config: Config, run: Run, rows: Sequence[Row], encoders: Sequence[Row], drawers: Sequence[Row] = ()) -> None:
     """Everything that a reader sees."""
     run.text("summary", findings.summary(config, rows))
     over = "± is the 95 % t interval over seeds." if len(config.seeds) > 1 else "One seed, no interval."
@@ -31,6 +31,8 @@ def report(config: Config, run: Run, rows: Sequence[Row], encoders: Sequence[Row
         )
     if encoders:
         run.table("names and drawings", encoder_table(encoders), note="Held-out emoji; pixels: cosine of raw pixels with their mean removed.")  # fmt: skip
+    if drawers:
+        run.table("foretold patches", drawer_table(drawers), note="AIM on drawings without names, held-out emoji. Error: of the second half of a drawing after the first; 1: foretelling grey.")  # fmt: skip
     run.figure("losses", figures.loss_figure(_curves(config, run)), caption="Text tokens only; first seed.")
     note = "arXiv 2403.09611; models of 3 to 30 billion weights and other tasks: beside ours for the direction, not the height."
     run.table("published encoders", published.ENCODERS, note=f"Mean few-shot score, 2.9B decoder. {note}")
@@ -45,6 +47,14 @@ def encoder_table(encoders: Sequence[Row]) -> list[Row]:
     keys = [key for key in encoders[0] if "_R@" in key]
     return [
         {"seed": row["seed"], **{key.replace("_", ": "): round(100 * row[key], 1) for key in keys}} for row in encoders
+    ]
+
+
+def drawer_table(drawers: Sequence[Row]) -> list[Row]:
+    """A line a seed: error, and recalls in per cent."""
+    return [
+        {"seed": row["seed"], "error": round(row["error"], 3), **recalls}
+        for row, recalls in zip(drawers, encoder_table(drawers), strict=True)
     ]
 
 

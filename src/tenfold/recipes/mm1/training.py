@@ -20,7 +20,7 @@ from tenfold.core.run import Run
 from tenfold.core.stream import Mixture
 from tenfold.nn.moe_parallel import gather_state
 from tenfold.recipes.mm1.config import Config, Mix, Training, of_cell
-from tenfold.recipes.mm1.contrastive import ENCODER
+from tenfold.recipes.mm1.contrastive import encoder_file
 from tenfold.recipes.mm1.documents import batches, mixture
 from tenfold.recipes.mm1.network import (
     EncodedOnce,
@@ -73,7 +73,8 @@ def train_one(config: Config, run_path: str, job: Job) -> Row:
         return row
     changed, mix = of_cell(config, job.cell)
     tokenizer = None if changed.language.base else Tokenizer.load(run.path / "tokenizer")
-    encoder = run.path / "models" / f"clip-seed{job.seed}" / ENCODER if changed.vision.start == "clip" else None
+    start = changed.vision.start
+    encoder = None if start == "random" else encoder_file(run.path, f"{start}-seed{job.seed}")
     mesh = data_mesh()
     threads = torch.get_num_threads()
     if changed.language.base is None and device_type() == "cpu":

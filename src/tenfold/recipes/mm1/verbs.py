@@ -208,6 +208,7 @@ def report(run: Path, /) -> None:
     Args:
         run: a run folder whose models are done.
     """
+    from tenfold.recipes.mm1.experiment import wants_aim
     from tenfold.recipes.mm1.reporting import report as write_report
 
     opened = Run.open(run)
@@ -217,7 +218,8 @@ def report(run: Path, /) -> None:
     if left:
         raise UserError(f"{run}: {len(left)} of {len(jobs)} models are not done; tenfold mm1 train --resume {run}")
     encoders = [opened.load_stage(f"clip-seed{seed}") for seed in config.seeds] if config.clip.steps else []
-    write_report(config, opened, [opened.load_stage(job.name, FIELDS) for job in jobs], encoders)
+    drawers = [opened.load_stage(f"aim-seed{seed}") for seed in config.seeds] if wants_aim(config) else []
+    write_report(config, opened, [opened.load_stage(job.name, FIELDS) for job in jobs], encoders, drawers)
     opened.finish()
     print(run / "report.html")
 
