@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import tenfold
 from tenfold.core.config import did_you_mean
-from tenfold.core.errors import UserError, is_disk_full
+from tenfold.core.errors import UserError, is_disk_full, one_line
 
 USAGE = """\
 usage: tenfold list                              the ten recipes, and which of them work
@@ -110,9 +110,9 @@ def _take_debug(argv: list[str]) -> tuple[list[str], bool]:
 
 def _report(error: Exception, debug: bool) -> int:
     """Print an error in one line and return its exit code."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if is_disk_full(error):
-        place = f" (writing {error.filename})" if isinstance(error, OSError) and error.filename else ""
+        place = one_line(f" (writing {error.filename})") if isinstance(error, OSError) and error.filename else ""
         _say(f"error: disk full{place}; free some space, then go on with --resume")
         return 2
     trouble = _file_trouble(error)
@@ -131,7 +131,7 @@ def _file_trouble(error: Exception) -> str | None:
     if not isinstance(error, OSError) or (error.filename is None and error.errno != errno.EROFS):
         return None
     words = _WORDS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
-    return words if error.filename is None else f"{words}: {error.filename}"
+    return words if error.filename is None else one_line(f"{words}: {os.fsdecode(error.filename)}")
 
 
 def _say(line: str) -> None:
