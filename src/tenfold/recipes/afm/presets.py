@@ -101,6 +101,32 @@ def _small_post(
 
 # The base that the paper's rule gives rows of 128 tokens, from its 500 000 for rows of 8192: 248.
 _SMALL = Model(rope_base=rope_base_for_length(5e5, 8192, 128))
+_LAPTOP = Config(
+    model=_SMALL,
+    data=Data(),
+    stages=_small_stages(core=2000, prune=200, distil=300, continued=200, context=40),
+    seeds=(0, 1, 2, 3, 4),
+    rivals=get_args(Rival),
+    race=OptimizerRace(steps=2000),
+    sweep=WidthSweep(steps=200),
+    post=replace(
+        _small_post(
+            _HALF_CHATTY,
+            rows=16,
+            length=64,
+            sft=300,
+            tuned=40,
+            answered=DPO(prompts=192, k=8, pairs=4),
+            mdloo=MDLOO(max_tokens=24, iterations=40, prompts=32, k=8, rows=128, passes=1, lr=3e-4),
+            itec=2,
+            lora=150,
+        ),
+        seeds=3,
+        safety=Safety(learned=600, share=0.125, held_out=128),
+        rivals=("clip", "mean"),
+    ),
+    workers=2,
+)
 PRESETS: dict[str, Config] = {
     "tiny": Config(
         model=_SMALL,
@@ -124,32 +150,9 @@ PRESETS: dict[str, Config] = {
             adapters=1,
         ),
     ),
-    "laptop": Config(
-        model=_SMALL,
-        data=Data(),
-        stages=_small_stages(core=2000, prune=200, distil=300, continued=200, context=40),
-        seeds=(0, 1, 2, 3, 4),
-        rivals=get_args(Rival),
-        race=OptimizerRace(steps=2000),
-        sweep=WidthSweep(steps=200),
-        post=replace(
-            _small_post(
-                _HALF_CHATTY,
-                rows=16,
-                length=64,
-                sft=300,
-                tuned=40,
-                answered=DPO(prompts=192, k=8, pairs=4),
-                mdloo=MDLOO(max_tokens=24, iterations=40, prompts=32, k=8, rows=128, passes=1, lr=3e-4),
-                itec=2,
-                lora=150,
-            ),
-            seeds=3,
-            safety=Safety(learned=600, share=0.125, held_out=128),
-            rivals=("clip", "mean"),
-        ),
-        workers=2,
-    ),
+    "laptop": _LAPTOP,
+    # What follows pre-training, without the comparisons of pre-training.
+    "align": replace(_LAPTOP, seeds=(0, 1, 2), rivals=(), race=OptimizerRace(steps=0), sweep=WidthSweep(steps=0)),
     "85M": Config(
         model=Model(dim=768, layers=12, heads=12, kv_heads=6, head_dim=64, ffn=2304, wide_ffn=4608),
         data=Data(vocabulary=49152),
@@ -178,6 +181,8 @@ EXPECTED = {
     "tiny": "a model of 1 million parameters from text to task adapters; one seed, no claim; 75 seconds on two cores",
     "laptop": "each stage against what it must beat, AdaStar against AdamW, learning rates over widths, five seeds; alignment and "
     "compression, three seeds; an hour and a half on two cores",
+    "align": "the part of laptop that follows pre-training: fine-tuning, rewards, alignment, safety, compression, each against what it must beat, "
+    "three seeds; under an hour on two cores",
     "85M": "the official code's 85 million parameter shape; one accelerator",
     "3B": "AFM-on-device: 2.59e9 parameters and 0.15e9 in the embedding, pruned from 6.4e9; a cluster",
     "paper": "the same as 3B",
