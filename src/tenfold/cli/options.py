@@ -36,6 +36,7 @@ def take_flag(argv: list[str], option: str) -> tuple[bool, list[str]]:
 
 
 def wants_help(argv: list[str]) -> bool:
+    """Whether help is asked for."""
     return "--help" in argv or "-h" in argv
 
 

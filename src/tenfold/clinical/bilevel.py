@@ -308,6 +308,7 @@ class Pretraining:
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters in the module's order."""
     return list(named(module).values())
 
 

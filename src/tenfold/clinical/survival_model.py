@@ -84,6 +84,11 @@ def mean_count(count: Tensor, mesh: DeviceMesh | None) -> Tensor:
 
 
 def check_labels(batch: Batch, name: str, events: int) -> Tensor:
+    """The labels of that name, (B, events).
+
+    Raises:
+        ValueError: they are missing or have another shape.
+    """
     if name not in batch:
         raise ValueError(f"batch: got {', '.join(batch)}, need {name!r} too, (B, {events})")
     if batch[name].ndim != 2 or batch[name].shape != (len(batch["slot"]), events):

@@ -47,11 +47,15 @@ _WRITE_ERRORS = (OSError, SafetensorError, CheckpointException)
 
 
 class RunFolder(Protocol):
+    """What has a folder for checkpoints."""
+
     @property
     def path(self) -> Path: ...
 
 
 class RewindableRun(RunFolder, Protocol):
+    """A run whose logs go back to a step with the weights."""
+
     def rewind(self, step: int, name: str | None = None) -> None: ...
 
 

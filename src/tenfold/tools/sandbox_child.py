@@ -155,6 +155,7 @@ def called(request: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Confine this process, then do what the request on the standard input asks."""
     channel = int(sys.argv[1])
     request = json.loads(sys.stdin.buffer.read())
     nothing = os.open(os.devnull, os.O_RDONLY)
