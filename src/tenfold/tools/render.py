@@ -96,6 +96,8 @@ def parse(text: Any, format: Format = "chat") -> DecisionSample:
             query, trace = (each["value"] for each in text["conversations"])
         except (KeyError, TypeError, ValueError):
             raise ParseError("record: need conversations of two turns with a value each") from None
+        if not isinstance(query, str) or not isinstance(trace, str):
+            raise ParseError("record: value: need texts")
         return read_trace(query, trace)
     raise ValueError(f"format: got {format!r}, need chat or deer-markers")
 

@@ -17,6 +17,8 @@ _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean
 _PYTHON = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict"}
 _DEPTH = 8  # of brackets in an annotation
 
+LONGEST = 20_000  # characters of a signature; what is longer is none
+
 
 class SignatureError(ValueError):
     """Text that is no signature; the message says why in one line."""
@@ -48,15 +50,17 @@ def parse_signature(text: str, *, mend: bool = False) -> Signature:
     Raises:
         SignatureError: Python cannot read it and `mend` is off or does not help.
     """
+    if len(text) > LONGEST:
+        raise SignatureError(f"signature {_short(text)}: got {len(text)} characters, need at most {LONGEST}")
     try:
         return _read(text, "")
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if not mend:
             raise SignatureError(f"signature {_short(text)}: {_line(error)}") from None
     mended, what = _mended(text)
     try:
         return _read(mended, what)
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SignatureError(f"signature {_short(text)}: {_line(error)}") from None
 
 
