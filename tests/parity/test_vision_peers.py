@@ -1,8 +1,16 @@
-"""timm's stages, open_clip's losses, weights and position resizing: the same numbers."""
+"""timm's stages, open_clip's losses, weights and position resizing: the same numbers.
+
+Both packages want torchvision, which does not load beside a torch for CPUs, so they are no part of the tested set. Their numbers
+on small inputs are kept in vision_peers.json and held against ours everywhere; where the packages are installed, the tests
+below run them as well. `python tests/parity/test_vision_peers.py` writes the file anew (made with timm 1.0.31, open_clip 3.3.0).
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
+import math
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,34 +28,39 @@ def peer(name: str) -> ModuleType:
     """A package that imports torchvision, whose operators a CPU-only torch lacks: they are named first."""
     try:
         library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         OPERATORS.append(library)
     except RuntimeError:
         pass  # they are there already
     return pytest.importorskip(name, reason=f"needs {name}, which is not installed", exc_type=ImportError)
 
 
+GOLD = Path(__file__).with_name("vision_peers.json")
 OPERATORS: list[Any] = []  # a library that is collected takes its operators along
 
 
-@pytest.fixture
-def timm_names() -> dict[str, str]:
-    return {
-        "conv1.weight": "conv1.conv.weight",
-        "norm1": "conv1.bn",
-        "conv2.weight": "conv2.conv.weight",
-        "norm2": "conv2.bn",
-        "gate.down": "se.fc1",
-        "gate.up": "se.fc2",
-        "conv3.weight": "conv3.conv.weight",
-        "norm3": "conv3.bn",
-        "shortcut.weight": "downsample.conv.weight",
-        "shortcut_norm": "downsample.bn",
-    }
+def wave(shape: tuple[int, ...], phase: float, scale: float = 1.0) -> torch.Tensor:
+    """Numbers that any version of torch makes alike."""
+    index = torch.arange(math.prod(shape), dtype=torch.float64)
+    return (scale * torch.sin(0.7 * index + phase + 0.01 * index * index)).float().view(shape)
 
 
-def test_reg_stage_is_timms(timm_names: dict[str, str]) -> None:
+TIMM_NAMES = {
+    "conv1.weight": "conv1.conv.weight",
+    "norm1": "conv1.bn",
+    "conv2.weight": "conv2.conv.weight",
+    "norm2": "conv2.bn",
+    "gate.down": "se.fc1",
+    "gate.up": "se.fc2",
+    "conv3.weight": "conv3.conv.weight",
+    "norm3": "conv3.bn",
+    "shortcut.weight": "downsample.conv.weight",
+    "shortcut_norm": "downsample.bn",
+}
+
+
+def test_reg_stage_is_timms() -> None:
     peer("timm")
     regnet = importlib.import_module("timm.models.regnet")
     layers = importlib.import_module("timm.layers")
@@ -62,7 +75,7 @@ def test_reg_stage_is_timms(timm_names: dict[str, str]) -> None:
     state = {}
     for name in ours.state_dict():
         number, rest = name.split(".", 1)
-        for own, told in timm_names.items():
+        for own, told in TIMM_NAMES.items():
             if rest.startswith(own + ".") or rest == own:
                 rest = told + rest.removeprefix(own)
                 break
@@ -128,3 +141,128 @@ def test_open_clip_weights_come_in(quick: bool) -> None:
         u, v = ours(pixels, ids)
         torch.testing.assert_close(u, theirs.encode_image(pixels, normalize=True), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(v, theirs.encode_text(ids, normalize=True), atol=1e-5, rtol=1e-5)
+
+
+def their_stage() -> list[float]:
+    """A stage of timm with weights of `waves`."""
+    peer("timm")
+    regnet, layers = importlib.import_module("timm.models.regnet"), importlib.import_module("timm.layers")
+    theirs = regnet.RegStage(
+        depth=2, in_chs=4, out_chs=8, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=layers.LayerNorm2d
+    )
+    ours = reg_stage(2, 4, 8, torch.Generator())
+    state = {timm_name(name): weight for name, weight in waves(ours).items()}
+    theirs.load_state_dict(state)
+    return list(theirs(wave((1, 4, 3, 4), 0.3)).flatten().tolist())
+
+
+def timm_name(name: str) -> str:
+    """timm's name of a weight of ours."""
+    number, rest = name.split(".", 1)
+    for own, told in TIMM_NAMES.items():
+        if rest.startswith(own + ".") or rest == own:
+            rest = told + rest.removeprefix(own)
+            break
+    return f"b{int(number) + 1}.{rest}"
+
+
+def waves(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights for a module, each by its place among the names."""
+    shapes = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+    return {name: wave(shapes[name], phase, 0.5) for phase, name in enumerate(sorted(shapes))}
+
+
+def their_losses() -> list[float]:
+    """CLIP's loss and SigLIP's of the same pairs."""
+    losses = importlib.import_module(f"{peer('open_clip').__name__}.loss")
+    u, v = (nn.functional.normalize(wave((5, 6), phase), dim=-1) for phase in (0.0, 1.0))
+    clip, siglip = losses.ClipLoss(), losses.SigLipLoss()
+    scale = torch.tensor(2.3)
+    return [float(clip(u, v, scale.exp())), float(siglip(u, v, scale.exp(), torch.tensor(-4.0)))]
+
+
+def their_positions() -> list[float]:
+    """A table of 4 x 4 places and a class token, resized to 6 x 6."""
+    peer("open_clip")
+    model = importlib.import_module("open_clip.model")
+    visual = type("Visual", (), {"grid_size": (6, 6)})
+    state = {"visual.positional_embedding": wave((17, 2), 0.5)}
+    model.resize_pos_embed(state, type("Model", (), {"visual": visual})(), antialias=True)
+    return list(state["visual.positional_embedding"].flatten().tolist())
+
+
+def their_clip() -> dict[str, Any]:
+    """Both towers of open_clip with weights of `wave`: shapes by name, vectors of a picture and of a text."""
+    peer("open_clip")
+    model = importlib.import_module("open_clip.model")
+    theirs = model.CLIP(
+        6,
+        model.CLIPVisionCfg(layers=2, width=64, head_width=64, patch_size=4, image_size=8, mlp_ratio=1.0),
+        model.CLIPTextCfg(context_length=6, vocab_size=12, width=64, heads=1, layers=1),
+        quick_gelu=True,
+    ).eval()
+    shapes = {name: list(weight.shape) for name, weight in theirs.named_parameters()}
+    theirs.load_state_dict(clip_state(shapes), strict=False)
+    with torch.no_grad():
+        image = theirs.encode_image(wave((1, 3, 8, 8), 0.1), normalize=True)
+        text = theirs.encode_text(CLIP_IDS, normalize=True)
+    return {"shapes": shapes, "image": image[0].tolist(), "text": text[0].tolist()}
+
+
+CLIP_IDS = torch.tensor([[10, 4, 5, 11, 0, 0]])
+
+
+def clip_state(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """Weights by name, as in `waves`."""
+    return {name: wave(tuple(shapes[name]), phase, 0.3) for phase, name in enumerate(sorted(shapes))}
+
+
+THEIRS = {"stage": their_stage, "losses": their_losses, "positions": their_positions, "clip": their_clip}
+
+
+@pytest.fixture(scope="module")
+def gold() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(GOLD.read_text())
+    return found
+
+
+@pytest.mark.parametrize("case", list(THEIRS))
+def test_the_kept_numbers_are_the_packages(case: str, gold: dict[str, Any]) -> None:
+    told = THEIRS[case]()
+    if isinstance(told, dict):
+        assert told.pop("shapes") == gold[case]["shapes"]
+        for name, values in told.items():
+            assert values == pytest.approx(gold[case][name], abs=1e-5)
+    else:
+        assert told == pytest.approx(gold[case], abs=1e-5)
+
+
+def test_stage_gives_timms_numbers(gold: dict[str, Any]) -> None:
+    ours = reg_stage(2, 4, 8, torch.Generator())
+    ours.load_state_dict(waves(ours))
+    assert ours(wave((1, 4, 3, 4), 0.3)).flatten().tolist() == pytest.approx(gold["stage"], abs=1e-5)
+
+
+def test_losses_give_open_clips_numbers(gold: dict[str, Any]) -> None:
+    u, v = (nn.functional.normalize(wave((5, 6), phase), dim=-1) for phase in (0.0, 1.0))
+    ours = [float(clip_loss(u, v, 2.3)[0]), float(siglip_loss(u, v, 2.3, -4.0)[0])]
+    assert ours == pytest.approx(gold["losses"], abs=1e-6)
+
+
+def test_positions_give_open_clips_numbers(gold: dict[str, Any]) -> None:
+    ours = interpolate_pos_embed(wave((17, 2), 0.5), (4, 4), (6, 6), antialias=True)
+    assert ours.flatten().tolist() == pytest.approx(gold["positions"], abs=1e-5)
+    plain = interpolate_pos_embed(wave((17, 2), 0.5), (4, 4), (3, 3), antialias=True)
+    assert (plain - interpolate_pos_embed(wave((17, 2), 0.5), (4, 4), (3, 3))).abs().max() > 1e-3
+
+
+def test_weights_in_open_clips_layout_give_its_numbers(gold: dict[str, Any]) -> None:
+    ours = load_clip(clip_state(gold["clip"]["shapes"]), act="quick_gelu", text_act="quick_gelu")
+    with torch.no_grad():
+        u, v = ours(wave((1, 3, 8, 8), 0.1), CLIP_IDS)
+    assert u[0].tolist() == pytest.approx(gold["clip"]["image"], abs=1e-5)
+    assert v[0].tolist() == pytest.approx(gold["clip"]["text"], abs=1e-5)
+
+
+if __name__ == "__main__":
+    GOLD.write_text(json.dumps({name: make() for name, make in THEIRS.items()}, indent=1) + "\n")
