@@ -130,11 +130,12 @@ def test_optimize_resume_diagnose_check(table: Path, tmp_path: Path, capsys: pyt
     first = (run / "result.json").read_bytes()
     assert main(["abo", "resume", str(run)]) == 0
     assert (run / "result.json").read_bytes() == first
-    assert main(["abo", "diagnose", str(run), "--reflections", "9", "--paraphrases", "2"]) == 0
+    assert main(["abo", "diagnose", str(run), "--reflections", "9", "--paraphrases", "2", "--judged", "4", "--repeats", "2"]) == 0  # fmt: skip
     said = capsys.readouterr().out
     assert (
         "prior bias" in said and "paraphrase sensitivity, std" in said and "say nothing about language models" in said
     )
+    assert "judge: agrees on steps" in said and "2 times on" in said and "0 % of replies change" in said
     assert "paraphrase sensitivity" in (run / "report.html").read_text()
     assert (run / "result.json").read_bytes() == first
     assert main(["abo", "check", str(run)]) == 0
@@ -197,7 +198,10 @@ def test_plan_asks_nobody(table: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_compare_makes_a_run_of_its_own(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["abo", "compare", "sim/navigate", "--target-model", "sim", "--methods", "given", "abo", "--seeds", "2", "--calls", "120", "--test", "30", "--val", "8", "--train", "8", "--reflections", "0", "--paraphrases", "0", "--runs-dir", str(tmp_path)]) == 0  # fmt: skip
+    command = ["abo", "compare", "sim/navigate", "--target-model", "sim", "--methods", "given", "abo", "--seeds", "2", "--calls", "120", "--test", "30", "--val", "8", "--train", "8", "--reflections", "0", "--paraphrases", "0", "--runs-dir", str(tmp_path)]  # fmt: skip
+    assert main([*command, "--tokens", "20000"]) == 2 and not (tmp_path / "abo").exists()
+    assert "search.tokens: got 20000, need " in capsys.readouterr().err
+    assert main([*command, "--tokens", "400000"]) == 0
     said = capsys.readouterr().out
     assert "report: " in said and "abo" in said
     (run,) = (tmp_path / "abo").iterdir()

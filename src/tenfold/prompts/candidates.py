@@ -25,6 +25,7 @@ Drop = Literal[
     "not_followed",
     "context_length",
     "cut_short",
+    "less_likely",
 ]
 PASTED = 8  # characters from which a question of the training split inside a prompt counts as pasted
 

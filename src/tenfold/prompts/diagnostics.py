@@ -17,7 +17,7 @@ import numpy as np
 from tenfold.text.words import normalised_words
 
 if TYPE_CHECKING:
-    from tenfold.prompts.candidates import State
+    from tenfold.prompts.candidates import Candidate, State
     from tenfold.prompts.session import Session
     from tenfold.prompts.task import Cause
 
@@ -215,10 +215,36 @@ def shuffled(values: Sequence[str], seed: int) -> list[str]:
     return [moved[i] for i in range(len(values))]
 
 
+def gains_of_edits(
+    session: Session,
+    candidates: Sequence[Candidate],
+    edits: Sequence[Candidate],
+    valid: Mapping[tuple[int, str], bool],
+) -> list[tuple[bool | None, float, float | None]]:
+    """Of each edit whether its reflection was valid (None: unknown), its gain on val, and McNemar's p; for `one_step_success`.
+
+    Args:
+        session: that scored them.
+        candidates: the tree.
+        edits: candidates with a parent.
+        valid: by (parent's id, reflection).
+    """
+    from tenfold.prompts.result import mcnemar_p
+
+    found = []
+    for child in edits:
+        assert child.parent is not None
+        rows = [session.known(each, "val") for each in (child, candidates[child.parent])]
+        common = [id for id in rows[0] if id in rows[1]]
+        if common:
+            a, b = (np.array([row[id].value for id in common]) for row in rows)
+            found.append((valid.get((child.parent, child.reflection or "")), float(np.nanmean(a - b)), mcnemar_p(a, b)))
+    return found
+
+
 def of_run(session: Session, state: State) -> dict[str, Any]:
     """What a run shows without asking anything more."""
     from tenfold.prompts.behaviour import Behaviour, steps_shown
-    from tenfold.prompts.result import mcnemar_p
 
     reflections = session.journal.of("reflection")
     causes, truths = session.task.causes, session.true_causes()
@@ -238,17 +264,8 @@ def of_run(session: Session, state: State) -> dict[str, Any]:
             (e["candidate"], e["text"]): label in true
             for e, label, true in zip(reflections, labels, known, strict=True)
         }
-    edits: list[tuple[bool | None, float, float | None]] = []
-    for child in state.candidates:
-        if child.parent is None or child.dropped or not child.scores.get("val"):
-            continue
-        rows = [session.known(each, "val") for each in (child, state.candidates[child.parent])]
-        common = [id for id in rows[0] if id in rows[1]]
-        if common:
-            a, b = (np.array([row[id].value for id in common]) for row in rows)
-            p = mcnemar_p(a, b)
-            edits.append((valid.get((child.parent, child.reflection or "")), float(np.nanmean(a - b)), p))
-    found["one_step_success"] = one_step_success(edits)
+    edits = [c for c in state.candidates if c.parent is not None and not c.dropped and c.scores.get("val")]
+    found["one_step_success"] = one_step_success(gains_of_edits(session, state.candidates, edits, valid))
     rates = {}
     for candidate in state.candidates:
         behaviour = Behaviour.of(candidate)

@@ -234,6 +234,7 @@ class PromptOptimizer:
             "best_val": max(means, default=None),
             "target_calls": calls["target"].calls,
             "optimizer_calls": calls["optimizer"].calls,
+            "tokens": calls["target"].tokens + calls["optimizer"].tokens,
         }
         state.curve.append(row)
         self._session.journal.record("step", **row, beam=state.beam, stalled=state.stalled)

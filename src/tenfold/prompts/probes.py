@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tenfold.core.config import need
 from tenfold.core.errors import UserError
 from tenfold.prompts import roles
@@ -20,6 +22,7 @@ from tenfold.prompts.diagnostics import (
     reflection_correctness,
     shuffled,
 )
+from tenfold.prompts.evaluation import evaluate_async
 from tenfold.prompts.optimizer import PromptOptimizer
 from tenfold.prompts.resampling import paraphrases
 from tenfold.prompts.roles import Mistake, parse_tags
@@ -139,6 +142,45 @@ async def _labels(
     replies = await session.ask(asks)
     spans = [parse_tags(reply or "", "reason") for reply in replies]
     return [cause_of(span[0], task.causes) if span else None for span in spans]
+
+
+async def probe_repeats(
+    task: Task,
+    target: ChatModel,
+    prompt: str,
+    *,
+    repeats: int = 3,
+    limit: int = 20,
+    budget: Budget | None = None,
+) -> dict[str, Any]:
+    """How far the same prompt on the same val examples scores differently when it is asked again; no reply is stored.
+
+    At temperature 0 a real endpoint's replies may change from call to call, and no paired test sees that.
+
+    Args:
+        task: val is used.
+        target: the model.
+        prompt: asked `repeats` times, at least 2.
+        limit: the first so many val examples.
+        budget: caps on all repeats together.
+    Returns:
+        "std": of the mean score over repeats; "changed": share of examples whose score is not the same each time;
+        "worded": share whose reply is not; "repeats", "n".
+    """
+    need("repeats", repeats, 2)
+    need("limit", limit, 1)
+    guarded = (budget or Budget()).wrap(target)
+    found = [await evaluate_async([prompt], task, "val", guarded, limit=limit) for _ in range(repeats)]
+    scores = np.array([matrix.scores[0] for matrix in found])
+    texts = zip(*(matrix.predictions[0] for matrix in found), strict=True)
+    same = np.all((scores == scores[0]) | (np.isnan(scores) & np.isnan(scores[0])), axis=0)
+    return {
+        "std": float(np.std([float(np.nanmean(row)) for row in scores], ddof=1)),
+        "changed": float(1 - same.mean()),
+        "worded": float(np.mean([len(set(each)) > 1 for each in texts])),
+        "repeats": repeats,
+        "n": scores.shape[1],
+    }
 
 
 async def probe_paraphrases(

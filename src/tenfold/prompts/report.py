@@ -32,6 +32,7 @@ REASONS = {
     "not_followed": "its steps were not followed",
     "context_length": "longer than the model reads",
     "cut_short": "the reply was cut short",
+    "less_likely": "makes the targets less likely than others",
 }
 
 
@@ -153,9 +154,16 @@ def diagnostic_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ", ".join(f"{name} {count}" for name, count in found["causes"].items()),
             "by the words of the reflections",
         )
-    for name in ("prior_bias", "nmi", "nmi_p", "judge_validity", "judge_agreement"):
+    for name in ("prior_bias", "nmi", "nmi_p"):
         if name in found:
             add(name.replace("_", " "), found[name], _MEANINGS[name])
+    judged = found.get("judged") or {}
+    if judged.get("reflections"):
+        add("judge: reflections valid", found["judge_validity"], f"share of {judged['reflections']} that {judged['judge']} finds in the replies they were made of")  # fmt: skip
+    if judged.get("steps"):
+        add("judge: agrees on steps", found["judge_agreement"], f"share of {judged['steps']} (reply, step) pairs where {judged['judge']} says what the headings say")  # fmt: skip
+    if found.get("judge_unreadable"):
+        add("judge: replies without a label", found["judge_unreadable"], "counted in neither share")
     step = found.get("one_step_success") or {}
     if step.get("n"):
         for kind in ("valid", "invalid", "all"):
@@ -181,6 +189,9 @@ def diagnostic_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             noise["std"],
             f"of val over {noise['n']} paraphrases, range {noise['range']:.3f}; {verdict}",
         )
+    again = found.get("repeats")
+    if again:
+        add("repeats, std of the mean", again["std"], f"the best prompt asked {again['repeats']} times on {again['n']} val examples: {100 * again['changed']:.0f} % of scores and {100 * again['worded']:.0f} % of replies change")  # fmt: skip
     if found.get("dropped"):
         add(
             "proposals dropped",
@@ -194,8 +205,6 @@ _MEANINGS = {
     "prior_bias": "1: reflections on real errors are those on none; 0: wholly different",
     "nmi": "what reflections tell of the true causes; 0: nothing",
     "nmi_p": "of the permutation test",
-    "judge_validity": "share of reflections that a judge calls valid",
-    "judge_agreement": "share of steps where the judge agrees with the transcript",
 }
 
 

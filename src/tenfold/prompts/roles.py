@@ -15,6 +15,8 @@ from tenfold.text.messages import Message
 VERSION = 1
 LONGEST_REPLY = 1500  # characters of a target's reply that an optimizer sees: its end, where the answer stands
 MOST_SPANS = 64
+VALID = ("valid", "invalid")  # labels of a judge
+FOLLOWED = ("carried out", "left out")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,16 @@ def judge(question: str, labels: Sequence[str]) -> tuple[Message, ...]:
     return _ask("judge", f"{question}\n\nThe labels: {', '.join(labels)}. Put the one that fits best between <label> and </label>.")  # fmt: skip
 
 
+def judge_reason(prompt: str, mistakes: Sequence[Mistake], reason: str) -> tuple[Message, ...]:
+    """Diagnostics: does a reflection say what went wrong? Replies with <label>, one of `VALID`."""
+    return judge(f"{_span('instruction', prompt)}\n\nA model that followed it got these wrong.\n\n{_mistakes(mistakes)}\n\n{_span('reason', reason)}\n\nIs that why? It is {VALID[0]} if it names what went wrong in at least one of these replies, {VALID[1]} if the replies do not show it.", VALID)  # fmt: skip
+
+
+def judge_step(number: int, step: str, reply: str) -> tuple[Message, ...]:
+    """Diagnostics: was a step carried out? Replies with <label>, one of `FOLLOWED`."""
+    return judge(f"{_steps([step], number)}\n\n{_span('reply', reply[-LONGEST_REPLY:])}\n\nDoes the reply show the work of step {number}? It is {FOLLOWED[0]} if its work is there, right or wrong, {FOLLOWED[1]} if not.", FOLLOWED)  # fmt: skip
+
+
 def role_of(messages: Sequence[Message]) -> str | None:
     """The role that a conversation asks for; None where it is none of ours."""
     first = messages[0].content if messages and messages[0].role == "system" else ""
@@ -139,8 +151,8 @@ def _mistakes(mistakes: Sequence[Mistake]) -> str:
     return "\n\n".join(parts)
 
 
-def _steps(steps: Sequence[str]) -> str:
-    return "<steps>\n" + "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1)) + "\n</steps>"
+def _steps(steps: Sequence[str], first: int = 1) -> str:
+    return "<steps>\n" + "\n".join(f"{number}. {step}" for number, step in enumerate(steps, first)) + "\n</steps>"
 
 
 def _count(number: int, noun: str) -> str:

@@ -22,11 +22,12 @@ from tenfold.prompts.task import Split, Task
 from tenfold.text.budget import Budget
 from tenfold.text.chat_cache import CachedChatModel
 from tenfold.text.concurrency import gather
-from tenfold.text.endpoint_errors import ContextLengthError
+from tenfold.text.endpoint_errors import ChoiceError, ContextLengthError
 from tenfold.text.messages import SAMPLING, ChatModel, Message, Reply, Sampling, prompt_bound
 from tenfold.text.reply_store import request_key
 
 CACHE, BILL = "cache.sqlite", "bill.jsonl"
+UNREAD = -1e6  # ln p of a target behind a prompt that the model cannot read
 MOST_SCORER_ERRORS = 0.05  # share of examples from which a run stops
 Side = Literal["target", "optimizer"]
 
@@ -177,6 +178,37 @@ class Session:
         self._check_scorer(found)
         return found
 
+    async def likelihoods(self, pairs: Sequence[tuple[str, Example]]) -> list[float]:
+        """ln p of each example's target as the target model's whole reply to (prompt, example); a pair is asked once in a run.
+
+        An endpoint is asked for the target in a JSON form, whose probability is then part of it.
+
+        Raises:
+            OutOfMeans: they would pass a cap; none was asked.
+            UserError: a model that tells no log-probabilities.
+        """
+        how = [_forced(example.target) for _, example in pairs]
+        asked = [(self.task.render(prompt, example), each) for (prompt, example), each in zip(pairs, how, strict=True)]
+        self._admit("target", asked)
+        replies = await gather(self._forced_reply(*request) for request in asked)
+        found = []
+        for (messages, sampling), reply in zip(asked, replies, strict=True):
+            if reply is not None:
+                self._count("target", messages, sampling, reply)
+            found.append(UNREAD if reply is None else sum(reply.logprobs or ()))
+        return found
+
+    async def _forced_reply(self, messages: Sequence[Message], sampling: Sampling) -> Reply | None:
+        try:
+            (reply,) = await self._models["target"].complete(messages, sampling)
+        except ContextLengthError:
+            return None
+        except ChoiceError:
+            reply = None
+        if reply is None or not reply.logprobs:
+            raise UserError(f"likelihood: {self._names['target']} tells no log-probabilities of a given answer; execute the prompts instead")  # fmt: skip
+        return reply
+
     async def _target_reply(self, messages: Sequence[Message]) -> Reply | ContextLengthError:
         try:
             return (await self._models["target"].complete(messages, self._sampling))[0]
@@ -326,6 +358,11 @@ class Session:
         """Requests and tokens by side, and dollars where prices are known; the same however often the run was interrupted."""
         sides: dict[str, Any] = {side: dict(vars(count)) for side, count in self.counts.items()}
         return {**sides, "usd": self.usd if self.budget.prices else None}
+
+
+def _forced(target: str) -> Sampling:
+    """How a model is asked for one text and nothing else; its log-probabilities are those of the free model."""
+    return Sampling(temperature=0.0, max_tokens=len(target.encode()) + 16, choices=(target,), logprobs=True)
 
 
 class _Billed:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from tenfold.core.config import need
 from tenfold.prompts.examples import Example
-from tenfold.prompts.roles import parse_tags, role_of
+from tenfold.prompts.roles import FOLLOWED, VALID, parse_tags, role_of
 from tenfold.prompts.sim_worlds import WORLDS, Skill, World, world_of
 from tenfold.text.messages import SAMPLING, Message, Reply, Sampling, estimated_usage
 
@@ -243,10 +243,16 @@ class SimOptimizer:
         )
 
     def _judge(self, said: str, world: World, draw: random.Random) -> str:
-        labels = re.search(r"The labels: (.*?)\. Put", said)
-        known = labels[1].split(", ") if labels else ["other"]
-        text = said.partition("The labels:")[0]
-        return _tag("label", next((label for label in known if re.search(rf"\b{re.escape(label)}\b", text)), known[-1]))
+        """Reads the transcripts as `blamed` does; with probability `beta` it holds what it is shown to be right."""
+        replies, reasons = parse_tags(said, "reply"), parse_tags(said, "reason")
+        if reasons:
+            true = [next((s for s in world.skills if f"{s.label}:" not in reply), None) for reply in replies]
+            named = any(skill is not None and re.search(rf"\b{skill.name}\b", reasons[0]) for skill in true)
+            return _tag("label", VALID[0 if draw.random() < self.beta or named else 1])
+        ((_, text),) = numbered_steps(parse_tags(said, "steps")[0])
+        skill = next((skill for skill in world.skills if skill.named_in(text)), None)
+        shown = skill is None or f"{skill.label}:" in replies[0]
+        return _tag("label", FOLLOWED[0 if draw.random() < self.beta or shown else 1])
 
 
 _BEFORE = ("", "Please: ", "Your task: ", "Instruction: ", "In short: ", "What to do: ", "Now: ", "Read this: ")

@@ -49,6 +49,8 @@ class Asked:
         selector: how candidates are chosen on val: brute, ucb, halving, rejects.
         calls: requests to the target, the look at test included.
         proposals: prompts that a step makes, about.
+        likelihood: of ape and iterative-ape: training examples on whose targets' likelihood proposals are ranked before the best
+            are tried; needs a target that tells log-probabilities (a local one does). 0: all are tried.
         keep: prompts of the beam.
         minibatch: training examples that a prompt is tried on.
         train, val, test: the first so many examples of each split; none: all.
@@ -80,6 +82,7 @@ class Asked:
     selector: Literal["brute", "ucb", "halving", "rejects"] = "brute"
     calls: int = 1000
     proposals: int = 8
+    likelihood: int = 0
     keep: int = 2
     minibatch: int = 32
     train: int | None = None
@@ -112,12 +115,15 @@ class Asked:
         ):
             need(name, getattr(self, name), 1)
         need("seed", self.seed, 0, 2**31 - 1)
+        need("likelihood", self.likelihood, 0)
         need("timeout", self.timeout, 0, above=True)
         if self.method not in METHODS or self.method == "few-shot-cot":
             known = [name for name in METHODS if name != "few-shot-cot"]
             raise ValueError(
                 f"method: got {self.method!r}{did_you_mean(self.method, known)}, need one of {', '.join(known)}"
             )
+        if self.likelihood and self.method not in ("ape", "iterative-ape"):
+            raise ValueError(f"likelihood: got {self.likelihood} with method {self.method}, need ape or iterative-ape")
         if not self.start:
             raise ValueError("start: got none, need at least one prompt")
 
@@ -226,6 +232,7 @@ def search_of(asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run
         "halving": SuccessiveHalving,
         "rejects": SuccessiveRejects,
     }
+    more: dict[str, Any] = {"likelihood": asked.likelihood} if asked.likelihood else {}
     return make_search(
         asked.method,
         *models,
@@ -236,6 +243,7 @@ def search_of(asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run
         budget=budget_of(asked, models),
         selector=selectors[asked.selector](),
         test_baseline=True,
+        **more,
     )
 
 

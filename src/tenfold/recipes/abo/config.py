@@ -69,6 +69,7 @@ class Search:
 
     Args:
         calls: requests to the target in a run, the look at test included.
+        tokens: of both models in a run, prompts and replies; a batch that could pass it ends the search. None: no cap.
         proposals: prompts that a step makes, about.
         minibatch: training examples that a prompt is tried on.
         keep: prompts of the beam.
@@ -80,6 +81,7 @@ class Search:
     """
 
     calls: int = 1500
+    tokens: int | None = None
     proposals: int = 8
     minibatch: int = 32
     keep: int = 2
@@ -90,7 +92,7 @@ class Search:
     max_prompt_chars: int = 6000
 
     def __post_init__(self) -> None:
-        for name in ("calls", "proposals", "minibatch", "keep", "optimizer_tokens", "max_prompt_chars"):
+        for name in ("calls", "tokens", "proposals", "minibatch", "keep", "optimizer_tokens", "max_prompt_chars"):
             need(name, getattr(self, name), 1)
         need("abo_rounds", self.abo_rounds, 0)
         need("verify", self.verify, 0)

@@ -16,6 +16,7 @@ from tenfold.core.jobs import advance, run_jobs
 from tenfold.core.run import Run
 from tenfold.prompts.probes import probe_paraphrases, probe_reflections
 from tenfold.prompts.selectors import UCB, BruteForce, Pull, Selector, SuccessiveHalving, SuccessiveRejects, select
+from tenfold.prompts.task import Task
 from tenfold.prompts.task_files import few_shot_cot
 from tenfold.recipes.abo.config import SIM, Config
 from tenfold.recipes.abo.models import SERVE, opened
@@ -48,6 +49,11 @@ def check(config: Config) -> None:
             raise UserError(
                 f"search.calls: got {config.search.calls}, need more than the {len(task.test)} of the look at test"
             )
+        least = least_tokens(task, config)
+        if config.search.tokens is not None and config.search.tokens < least:
+            raise UserError(
+                f"search.tokens: got {config.search.tokens}, need {least} or more on {name}: scoring the given prompt, then the {len(task.test)} of the look at test at the longest prompt there may be"
+            )
         if "few-shot-cot" in config.methods and name.startswith("bbh/"):
             few_shot_cot(name)
     for name in (config.models.target, config.models.optimizer):
@@ -58,6 +64,13 @@ def check(config: Config) -> None:
         elif name not in (SIM, "target"):
             with opened(name, "target"):
                 pass
+
+
+def least_tokens(task: Task, config: Config) -> int:
+    """Tokens that a search keeps back for the look at test, and what the starting prompt's scores may take: as many as bytes."""
+    size = config.search
+    longest = max(len(example.input.encode()) for example in (*task.val, *task.test)) + 64 + task.max_tokens
+    return len(task.test) * (longest + size.max_prompt_chars) + len(task.val) * (longest + len(size.start.encode()))
 
 
 def train(config: Config, run: Run) -> Result:

@@ -124,10 +124,11 @@ def _p(value: float | None) -> str | None:
 
 
 def token_table(config: Config, rows: Sequence[Row]) -> list[Row]:
-    """Equal tokens beside equal calls: what each method reached by the time the leanest search had used up its tokens."""
+    """Equal tokens beside equal calls: how far each method was on val when the leanest search had used up its tokens."""
     scores, lines = Scores(config, rows), []
     for task in config.data.tasks:
         searched = [method for method in scores.methods(task) if method not in ("given", "few-shot-cot")]
+        least = {seed: min((row["curve"][-1].get("tokens", 0) for row in (scores.row(task, m, seed) for m in searched)), default=0) for seed in config.seeds}  # fmt: skip
         for method in searched:
             own = [scores.row(task, method, seed) for seed in config.seeds]
             lines.append(
@@ -136,11 +137,20 @@ def token_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                     "method": method,
                     "tokens of the target": round(statistics.fmean(row["target_tokens"] for row in own)),
                     "tokens a call": round(statistics.fmean(row["target_tokens"] / row["target_calls"] for row in own)),
+                    "val at equal tokens": plus_minus([_by(row["curve"], least[row["seed"]]) for row in own])
+                    if all(least.values())
+                    else None,
                     "candidates tried": round(statistics.fmean(row["candidates"] for row in own), 1),
                     "best found by": ", ".join(sorted({row["op"] for row in own})),
                 }
             )
     return lines
+
+
+def _by(curve: Sequence[Row], tokens: int) -> float:
+    """The best on val that a search had reached within so many tokens of both models; its start counts in any case."""
+    reached = [point["best_val"] for point in curve if point["tokens"] <= tokens and point["best_val"] is not None]
+    return float(reached[-1] if reached else curve[0]["best_val"])
 
 
 def reflection_table(config: Config, rows: Sequence[Row]) -> list[Row]:
@@ -241,6 +251,7 @@ def _claim(scores: Scores, task: str, method: str, other: str, sim: bool, paper:
     over = "t interval over seeds" if seeds >= 3 else "bootstrap over test items"
     against = "the starting prompt" if other == "given" else other
     ci = (math.nan, math.nan) if seeds == 1 else interval.ci95
+    most = "" if config.search.tokens is None else f" and {config.search.tokens} tokens"
     return Claim(
         f"{method} above {against} on {task}",
         statistics.fmean(scores.means(task, method)),
@@ -248,7 +259,7 @@ def _claim(scores: Scores, task: str, method: str, other: str, sim: bool, paper:
         "higher",
         ci,
         seeds,
-        f"share right on {items} test items, at most {config.search.calls} calls to the target a run, {over}",
+        f"share right on {items} test items, at most {config.search.calls} calls to the target{most} a run, {over}",
         paper,
         sim,
     )
@@ -289,4 +300,5 @@ def summary(config: Config, rows: Sequence[Row]) -> str:
         parts.append(f"{task}: the starting prompt scores {start} on test; {told}.")
     who = "On a simulator, which says nothing about language models: " if config.simulated else ""
     seeds = f"{len(config.seeds)} seeds, ± is the 95 % t interval" if len(config.seeds) > 1 else "One seed"
-    return f"{who}{' '.join(parts)} All searches stop at {config.search.calls} calls to the target. {seeds}."
+    most = "" if config.search.tokens is None else f" and at {config.search.tokens} tokens of both models"
+    return f"{who}{' '.join(parts)} All searches stop at {config.search.calls} calls to the target{most}. {seeds}."

@@ -31,7 +31,7 @@ def report(config: Config, run: Run, rows: Sequence[Row]) -> None:
     run.table(
         "tokens",
         findings.token_table(config, rows),
-        note="Demonstrations lengthen every call: equal calls are not equal tokens.",
+        note="Demonstrations lengthen every call: equal calls are not equal tokens. “Val at equal tokens”: what a search had reached when the leanest of its seed was at its end; equal tokens throughout: tenfold abo compare --tokens.",
     )
     kinds = {row["kind"] for row in rows}
     if "reflections" in kinds:

@@ -96,7 +96,8 @@ def run_search(
 ) -> Row:
     """Run or go on with a search; a row of what came of it."""
     task = open_task(name, config, seed)
-    search = make_search(method, *models, config.search, task, seed=seed, run_dir=folder)
+    budget = None if config.search.tokens is None else Budget(max_tokens=config.search.tokens)
+    search = make_search(method, *models, config.search, task, seed=seed, run_dir=folder, budget=budget)
     start = few_shot_cot(name) if method == "few-shot-cot" else config.search.start
     result = search.optimize(task, [start])
     return to_row(search, result, folder)

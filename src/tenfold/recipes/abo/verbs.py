@@ -19,8 +19,10 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.core.statistics import wilson
 from tenfold.prompts.evaluation import evaluate
+from tenfold.prompts.journal import read_journal
+from tenfold.prompts.judging import judge_run
 from tenfold.prompts.plan import Plan
-from tenfold.prompts.probes import probe_paraphrases, probe_reflections
+from tenfold.prompts.probes import probe_paraphrases, probe_reflections, probe_repeats
 from tenfold.prompts.report import diagnostic_rows, write_report
 from tenfold.prompts.result import Result
 from tenfold.prompts.result import compare as compare_scores
@@ -107,24 +109,34 @@ def diagnose(
     /,
     reflections: int = 0,
     paraphrases: int = 0,
+    judged: int = 0,
+    repeats: int = 0,
     target_model: str | None = None,
     optimizer_model: str | None = None,
+    judge_model: str | None = None,
 ) -> None:
-    """Say why a search worked or did not: from what it left, and with --reflections and --paraphrases by new questions to its models.
+    """Say why a search worked or did not: from what it left, and with the options below by new questions to its models.
 
     Args:
         run: a finished run of optimize.
         reflections: on single errors of the starting prompt, and as many on controls.
         paraphrases: prompts of the starting prompt's meaning that are tried on val, at least 2.
+        judged: reflections of the search that a judge calls valid or not, and as many steps that it calls carried out or not.
+        repeats: times that the found prompt is asked on 20 val examples, at least 2: how far replies change by themselves.
         target_model, optimizer_model: in place of the run's.
+        judge_model: the judge; none: the optimizer, which then judges itself.
     """
     need("--reflections", reflections, 0)
+    need("--judged", judged, 0)
     if paraphrases == 1:
         raise UserError("--paraphrases: got 1, need 0 or at least 2")
     need("--paraphrases", paraphrases, 0)
+    if repeats == 1:
+        raise UserError("--repeats: got 1, need 0 or at least 2")
+    need("--repeats", repeats, 0)
     result = Result.open(run)
     found: dict[str, Any] = dict(result.diagnostics)
-    if reflections or paraphrases:
+    if reflections or paraphrases or judged or repeats:
         asked = read_asked(run)
         asked = replace(asked, target_model=target_model or asked.target_model, optimizer_model=optimizer_model or asked.optimizer_model)  # fmt: skip
         task, folder = task_of(asked), run / "probes"
@@ -146,6 +158,18 @@ def diagnose(
                     probe_paraphrases(task, *models, result.baseline.text, m=paraphrases, gain=gain, folder=part, **how)
                 )
                 found["paraphrase_sensitivity"] = {name: noise[name] for name in ("std", "range", "n", "within_noise")}
+            if repeats:
+                found["repeats"] = run_sync(probe_repeats(task, models[0], result.best.text, repeats=repeats, budget=how["budget"]))  # fmt: skip
+        if judged:
+            part = folder / "judged"
+            part.mkdir(parents=True, exist_ok=True)
+            with models_of(replace(asked, optimizer_model=judge_model or asked.optimizer_model)) as models:
+                labels = run_sync(judge_run(task, *models, result.candidates, read_journal(run), n=judged, seed=asked.seed, budget=budget_of(asked, models), folder=part, replies_of=run))  # fmt: skip
+            if "reflection_correctness" in found:  # the simulator's truth is better than a judge
+                del labels["one_step_success"]
+            found |= labels
+            if judge_model is None and not result.about["simulator"]:
+                print("the optimizer judges itself: take another --judge-model for a verdict to trust")
         write_atomic(run / "diagnostics.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         write_report(replace(result, diagnostics=found), run / "report.html")
     if result.about["simulator"]:
@@ -204,6 +228,7 @@ def compare(
     methods: tuple[Method, ...] = ("given", "ape", "apo", "opro", "abo"),
     seeds: int = 3,
     calls: int = 1000,
+    tokens: int | None = None,
     start: str = "Let's think step by step.",
     train: int | None = None,
     val: int | None = None,
@@ -223,6 +248,7 @@ def compare(
         methods: what is compared; "given" is the starting prompt alone.
         seeds: how many, from 0.
         calls: requests to the target in a search, the look at test included.
+        tokens: of both models in a search, prompts and replies: equal tokens on top of equal calls; none: as many as the calls take.
         start: the prompt that all begin with.
         train, val, test: the first so many examples of each split; none: all.
         max_tokens: of a reply of the target.
@@ -242,7 +268,7 @@ def compare(
     config = Config(
         Models(target_model, optimizer_model, concurrency=concurrency),
         Data(tasks, train, val, test, max_tokens),
-        Search(calls=calls, start=start),
+        Search(calls=calls, tokens=tokens, start=start),
         Probes(reflections=reflections, paraphrases=paraphrases),
         methods if "given" in methods else ("given", *methods),
         tuple(range(seeds)),
