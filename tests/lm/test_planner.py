@@ -55,7 +55,7 @@ def test_without_a_fitting_mesh_the_least_memory_is_told_and_no_time() -> None:
     assert table.notes == (
         f"29.6B does not fit on 4 devices: it needs at least {gigabytes} GB a device, there are 80.0",
     )
-    cells = dict(table._cells())
+    cells = dict(table.cells())
     assert cells["mesh, data x expert x model"] == "none fits"
     assert cells["step, ms"] == cells["step over dense"] == "-"
     assert cells["memory, GB"] == f"at least {gigabytes}"

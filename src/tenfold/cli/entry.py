@@ -21,6 +21,7 @@ usage: tenfold list                              the ten recipes, and which of t
        tenfold tour [--only A,B] [--runs-dir DIR] [--new]
                                                  every working recipe at its preset `tiny`, one report
        tenfold view RUN [--no-open]              open a run's report
+       tenfold demo [--port PORT]                try the newest runs in the browser
        tenfold data list | get NAME              data sets
        tenfold models list | get NAME            pretrained weights
        tenfold --version
@@ -91,12 +92,13 @@ def _dispatch(argv: list[str]) -> int:
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
     """Name to function of (arguments) -> exit code; the modules are light, what they use is imported when it runs."""
-    from tenfold.cli import show, tour
+    from tenfold.cli import demo, show, tour
 
     return {
         "list": show.list_recipes,
         "tour": tour.main,
         "view": show.view,
+        "demo": demo.main,
         "data": show.data,
         "models": show.models,
     }

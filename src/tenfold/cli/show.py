@@ -12,6 +12,7 @@ from typing import Any
 from tenfold.cli.options import refuse, take_flag, wants_help
 from tenfold.core.errors import UserError
 from tenfold.core.interrupt import at_once
+from tenfold.core.run_folders import newest_run, runs_root
 from tenfold.recipes import registry
 
 VIEW_HELP = """\
@@ -139,22 +140,18 @@ def _page(name: str) -> Path:
 
 def _newest(recipe: str) -> Path:
     """The newest run of a recipe, trained alone or by a tour; a run's name begins with its time."""
-    root = _runs()
-    files = [*root.glob(f"{recipe}/*/run.json"), *root.glob(f"tour/*/{recipe}/*/run.json")]
-    if not files:
+    root = runs_root()
+    run = newest_run(root, recipe)
+    if run is None:
         raise UserError(f"no run of {recipe} in {root / recipe}; make one: tenfold {recipe} train")
-    return max((file.parent for file in files), key=lambda run: run.name)
+    return run
 
 
 def _newest_tour() -> Path:
-    tours = [file.parent for file in _runs().glob("tour/*/tour.html")]
+    tours = [file.parent for file in runs_root().glob("tour/*/tour.html")]
     if not tours:
-        raise UserError(f"no tour in {_runs() / 'tour'}; make one: tenfold tour")
+        raise UserError(f"no tour in {runs_root() / 'tour'}; make one: tenfold tour")
     return max(tours, key=lambda tour: tour.name)
-
-
-def _runs() -> Path:
-    return Path(os.environ.get("TENFOLD_RUNS") or "runs")
 
 
 def _has_display() -> bool:

@@ -42,10 +42,15 @@ def explain_html(answers: Sequence[Answer] | Sequence[Sequence[Answer]], file: s
     Raises:
         ValueError: no answers.
     """
-    groups = _groups(answers)
-    page = _template().render(title="Answers and their paths", queries=[_query(group) for group in groups])
-    write_atomic(Path(file), page)
+    write_atomic(Path(file), explain_page(answers))
     return Path(file)
+
+
+def explain_page(answers: Sequence[Answer] | Sequence[Sequence[Answer]]) -> str:
+    """The page of `explain_html` as text."""
+    groups = _groups(answers)
+    page: str = _template().render(title="Answers and their paths", queries=[_query(group) for group in groups])
+    return page
 
 
 def plot_paths(answers: Sequence[Answer], ax: Axes, steps: int | None = None) -> None:

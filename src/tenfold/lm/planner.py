@@ -77,7 +77,7 @@ class PlanTable:
         """One dictionary a model, or a mesh of a model: seconds (`*_s`), gigabytes (`memory_gb`), counts and ratios."""
         return [_as_dict(row) for row in (self.meshes if every_mesh else self.best)]
 
-    def _cells(self) -> list[tuple[str, ...]]:
+    def cells(self) -> list[tuple[str, ...]]:
         """Lines of the printed table: what it is, then one cell a model."""
         rows = self.rows()
         lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
@@ -104,7 +104,7 @@ class PlanTable:
         )
 
     def __str__(self) -> str:
-        cells = self._cells()
+        cells = self.cells()
         first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))
         lines = [
             "  ".join([label.ljust(first), *(cell.rjust(w) for cell, w in zip(values, widths, strict=True))])
@@ -113,7 +113,7 @@ class PlanTable:
         return "\n".join([self.title, *lines, *self.notes])
 
     def __rich__(self) -> Group:
-        header, *cells = self._cells()
+        header, *cells = self.cells()
         table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
         for i, name in enumerate(header):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Annotated, Any, Literal
 
 import torch
@@ -100,6 +100,22 @@ def _use_threads(threads: int | None) -> None:
 
 def _answer(model: LocalChatModel, conversation: list[Message], sampling: Sampling) -> str:
     """Print an answer as it is made; Ctrl-C ends it early."""
+    said = ""
+    pieces = answer(model, conversation, sampling)
+    with closing(pieces), suppress(KeyboardInterrupt):
+        for piece in pieces:
+            said += piece
+            print(printable(piece), end="", flush=True)
+    print()
+    return said
+
+
+def answer(model: LocalChatModel, conversation: list[Message], sampling: Sampling) -> Generator[str, None, None]:
+    """An answer, piece by piece as it is made; closing the generator ends it early.
+
+    Raises:
+        UserError: a conversation longer than the model reads.
+    """
     heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
     seeded = Sampling(
         temperature=sampling.temperature,
@@ -108,21 +124,17 @@ def _answer(model: LocalChatModel, conversation: list[Message], sampling: Sampli
         seed=model.seed(conversation, sampling),
     )
     stream = model.submit(model.prompt(conversation, seeded), seeded, heard.put)
-    said = ""
     try:
         while True:
             event = heard.get()
             if isinstance(event, Piece):
-                said += event.text
-                print(printable(event.text), end="", flush=True)
+                yield event.text
             elif isinstance(event, Ending):
                 break
             else:
                 raise event
-    except KeyboardInterrupt:
-        stream.cancel()
-    print()
-    return said
+    finally:
+        stream.cancel()  # of an answer that has ended it does nothing
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tenfold.clinical.cohort_words import SAME_NAMES, Source, TableColumns
-from tenfold.clinical.events import EventTimeDataset
+from tenfold.clinical.events import EventSpec, EventTimeDataset
 from tenfold.clinical.icu12 import free_events
 from tenfold.clinical.meds import write_predictions
 from tenfold.clinical.state_space import DeepStateSpace
@@ -110,25 +110,15 @@ def whatif(
         raise UserError(f"--out: got {out}, need a .png, .svg or .pdf file in a folder that exists")
     need("--samples", samples, 0, 10_000)
     opened = open_model(model, cohort)
-    network = opened.model
-    if not isinstance(network, DeepStateSpace) or not opened.inputs.interventions:
-        raise UserError(f"{opened.path}: no what-if: need a state-space model with interventions")
-    events = free_events(opened.events, opened.inputs.interventions)
-    if not events:
-        raise UserError(f"{opened.path}: no what-if: its events are the interventions themselves")
+    events = whatif_events(opened)
     forced = parse_plan(plan, opened.inputs.interventions, max(event.n_slots for event in opened.events))
     if patients is None:
-        dataset = _test_patients(model, opened)
+        dataset = test_patients(model, opened)
     else:
         dataset = read_patients(opened, Source(patients, labels, subjects, codes, columns))
     dataset = dataset.subset(_rows(dataset, subject))
     name = " ".join(plan) or "always " + " ".join(opened.inputs.interventions)
-    curves = {
-        name: survival_of(opened, dataset, samples=samples, u_future=forced),
-        "without": survival_of(opened, dataset, samples=samples, u_future=torch.zeros_like(forced)),
-        "as forecast": survival_of(opened, dataset, samples=samples),
-    }
-    means = {key: {event: curve.mean(0) for event, curve in each.items()} for key, each in curves.items()}
+    means = whatif_curves(opened, dataset, name, forced, samples=samples)
     figure = figures.whatif_figure(events, means)
     with replacing(out) as temporary:
         figure.savefig(temporary, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
@@ -141,6 +131,38 @@ def whatif(
     print(out)
 
 
+def whatif_events(opened: Opened) -> tuple[EventSpec, ...]:
+    """The events that a plan of treatment can change: not those that are themselves the first use of an intervention.
+
+    Raises:
+        UserError: a model without interventions, or without such events.
+    """
+    if not isinstance(opened.model, DeepStateSpace) or not opened.inputs.interventions:
+        raise UserError(f"{opened.path}: no what-if: need a state-space model with interventions")
+    events = free_events(opened.events, opened.inputs.interventions)
+    if not events:
+        raise UserError(f"{opened.path}: no what-if: its events are the interventions themselves")
+    return tuple(events)
+
+
+def whatif_curves(
+    opened: Opened, dataset: EventTimeDataset, name: str, forced: Tensor, *, samples: int = 0
+) -> dict[str, dict[str, np.ndarray]]:
+    """Survival, the mean of all patients, with a plan, without any treatment, and as forecast: plan to event to [K + 1].
+
+    Args:
+        name: of the plan.
+        forced: interventions after the trigger [K, U], from `parse_plan`.
+        samples: draws of the state at the trigger; 0 takes its mean.
+    """
+    curves = {
+        name: survival_of(opened, dataset, samples=samples, u_future=forced),
+        "without": survival_of(opened, dataset, samples=samples, u_future=torch.zeros_like(forced)),
+        "as forecast": survival_of(opened, dataset, samples=samples),
+    }
+    return {key: {event: curve.mean(0) for event, curve in each.items()} for key, each in curves.items()}
+
+
 def report(run: Path, /, events: bool = False) -> None:
     """Print a run's tables: method by event, C-indices, IBS, AUC, MAE; mean and standard deviation over seeds.
 
@@ -148,7 +170,7 @@ def report(run: Path, /, events: bool = False) -> None:
         run: a run folder, finished or not.
         events: print every event too, and not only their mean.
     """
-    opened, config = _run_of(run)
+    opened, config = run_of(run)
     rows = [opened.load_stage(job.name, ("cohort", "method", "seed", "events", "mean")) for job in plan(config) if opened.done(job.name)]  # fmt: skip
     if not rows:
         raise UserError(f"{run}: no model of this run is finished yet")
@@ -237,7 +259,7 @@ def open_model(path: Path, cohort: str | None = None) -> Opened:
         if cohort is not None:
             raise UserError(f"--cohort: got {cohort}, no effect on {path}: it is one model, not a run")
         return read_model(path)
-    _, config = _run_of(path)
+    _, config = run_of(path)
     chosen = [cohort] if cohort is not None else list(config.cohorts)
     if cohort is not None and cohort not in config.cohorts:
         raise UserError(f"--cohort: got {cohort}, {path} has {', '.join(config.cohorts)}")
@@ -253,19 +275,28 @@ def open_model(path: Path, cohort: str | None = None) -> Opened:
     )
 
 
-def _run_of(path: Path) -> tuple[Run, Config]:
+def run_of(path: Path) -> tuple[Run, Config]:
+    """A run of this recipe and its config.
+
+    Raises:
+        UserError: none there, or another recipe's.
+    """
     run = Run.open(path)
     if run.recipe != "deep-ssm":
         raise UserError(f"{path} is a run of {run.recipe}, need one of deep-ssm")
     return run, from_json(Config, read_object(path / "config.json"), where=str(path / "config.json"))
 
 
-def _test_patients(path: Path, opened: Opened) -> EventTimeDataset:
-    """Those of the run that the model stands in."""
+def test_patients(path: Path, opened: Opened) -> EventTimeDataset:
+    """The test patients of the run that a model stands in.
+
+    Raises:
+        UserError: it stands in none.
+    """
     root = opened.path.parent.parent
     if not (root / "run.json").is_file():
         raise UserError(f"patients: none given, and {path} stands in no run whose test patients could be taken")
-    _, config = _run_of(root)
+    _, config = run_of(root)
     seed = next((seed for seed in config.seeds if f"-seed{seed}" in f"{opened.path.name}-"), config.seeds[0])
     return build_cohort(opened.inputs.cohort, config, seed).test
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from tenfold.core.atomic import replacing
 from tenfold.core.data import path as data_path
@@ -61,9 +62,9 @@ def sample(
         seed: of the noise.
         allow_unk: read words that the model does not know as one unknown word.
     """
-    _check_asked(prompt, "--count", count, seed)
+    check_asked(prompt, "--count", count, seed)
     pipeline = open_model(model, allow_unk=allow_unk or None)
-    sampling = _sampling(pipeline, guidance_scale, steps, solver)
+    sampling = sampling_of(pipeline, guidance_scale, steps, solver)
     _check_out(out)
     pictures = draw(pipeline, prompt, count, sampling, seed)
     write_grid(out, pictures)
@@ -106,11 +107,11 @@ def eval_(
                 conditions(row)
             except ValueError as error:
                 raise UserError(f"{prompts or 'prompts'}:{number}: {error}; --no-judge draws without scoring") from None
-    _check_asked([row["prompt"] for row in rows], "--images-per-prompt", images_per_prompt, seed)
+    check_asked([row["prompt"] for row in rows], "--images-per-prompt", images_per_prompt, seed)
     pipeline = open_model(model, allow_unk=allow_unk or None)
     if prompts is None and pipeline.data.source != "shapes":
         raise UserError("--prompts: got none; the model was not trained on the shapes world, name a file of prompts")
-    sampling = _sampling(pipeline, guidance_scale, steps, None)
+    sampling = sampling_of(pipeline, guidance_scale, steps, None)
     if not out.parent.is_dir():
         raise UserError(f"--out: got {out}, need a new folder inside one that exists")
     if out.exists():
@@ -157,31 +158,62 @@ def heatmap(
         seed: of the noise.
         allow_unk: read words that the model does not know as one unknown word.
     """
-    _check_asked(prompt, "--count", 1, seed)
+    check_asked(prompt, "--count", 1, seed)
     pipeline = open_model(model, allow_unk=allow_unk or None)
-    config = pipeline.model.config
-    if not config.sparse_layers:
-        raise UserError(f"{model}: its router is {config.router!r}; heat-maps need a model with experts")
-    sampling = _sampling(pipeline, guidance_scale, steps, None)
+    layers = pipeline.model.config.sparse_layers
+    if not layers:
+        raise UserError(f"{model}: its router is {pipeline.model.config.router!r}; heat-maps need a model with experts")
+    sampling = sampling_of(pipeline, guidance_scale, steps, None)
+    _check_out(out)
+    pictures, maps = draw_with_maps(pipeline, prompt, sampling, seed, step)
+    save_heatmaps(maps, out, images=as_images(pictures), captions=prompt, layers=layers)
+    print(
+        f"{out}: {len(prompt)} caption{'s' * (len(prompt) > 1)}, {len(layers)} sparse blocks, step {step % sampling.steps + 1} of {sampling.steps}"
+    )
+
+
+def draw_with_maps(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    seed: int,
+    step: int = -1,
+    watch: Callable[[int], None] = lambda number: None,
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """One picture of each caption, and where its experts went.
+
+    Args:
+        pipeline: with experts.
+        prompts: captions.
+        sampling: how they are drawn.
+        seed: of the noise.
+        step: denoising step after which the maps are taken, from 0; -1 is the last.
+        watch: called after every step with its number; it may raise.
+    Returns:
+        pictures (P, 1, H, W, 3); experts of each patch, int64 (sparse layers, P, h, w).
+    Raises:
+        UserError: a step that there is not, words that the model does not know.
+    """
     if not -sampling.steps <= step < sampling.steps:
         raise UserError(f"--step: got {step}, need {-sampling.steps}..{sampling.steps - 1}")
-    _check_out(out)
     wanted, maps = step % sampling.steps, []
-    states, mask = pipeline.states(prompt)
+    states, mask = pipeline.states(prompts)
 
-    def look(number: int, t: float, x: torch.Tensor) -> None:
+    def look(number: int, t: float, x: Tensor) -> None:
+        watch(number)
         if number == wanted:
             at = torch.full((len(x),), max(float(t), 0.0), device=x.device)  # DDIM calls clean pictures step -1
             rows = torch.arange(len(x), device=x.device) % len(states)  # filled up as the pictures of a group are
             routed = allocation_map(pipeline.model.denoiser, x.to(states.dtype), at, states[rows], mask[rows])
             maps.append(routed[:, : len(states)].cpu())
 
-    pictures = draw(pipeline, prompt, 1, sampling, seed, callback=look)
-    images = torch.from_numpy(pictures[:, 0]).permute(0, 3, 1, 2) / 127.5 - 1
-    save_heatmaps(maps[0], out, images=images, captions=prompt, layers=config.sparse_layers)
-    print(
-        f"{out}: {len(prompt)} caption{'s' * (len(prompt) > 1)}, {len(config.sparse_layers)} sparse blocks, step {wanted + 1} of {sampling.steps}"
-    )
+    pictures = draw(pipeline, prompts, 1, sampling, seed, callback=look)
+    return pictures, maps[0]
+
+
+def as_images(pictures: NDArray[np.uint8]) -> Tensor:
+    """The first picture of each caption, (P, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(pictures[:, 0]).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def compare(
@@ -284,16 +316,25 @@ def draw(
 
 def write_grid(out: Path, pictures: NDArray[np.uint8]) -> None:
     """All pictures (P, K, H, W, 3) as one PNG, a row a caption, atomically."""
+    with replacing(out) as temporary:
+        Image.fromarray(grid_of(pictures)).save(temporary, format="PNG")
+
+
+def grid_of(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """All pictures (P, K, H, W, 3) in one (H', W', 3), a row a caption; small ones are enlarged without smoothing."""
     prompts, count, height, width, _ = pictures.shape
     scale = max(1, LARGEST // max(height, width))
     large = pictures.repeat(scale, 2).repeat(scale, 3)
     framed = np.pad(large, ((0, 0), (0, 0), (0, 4), (0, 4), (0, 0)), constant_values=255)
-    grid = framed.transpose(0, 2, 1, 3, 4).reshape(prompts * framed.shape[2], count * framed.shape[3], 3)
-    with replacing(out) as temporary:
-        Image.fromarray(grid).save(temporary, format="PNG")
+    return framed.transpose(0, 2, 1, 3, 4).reshape(prompts * framed.shape[2], count * framed.shape[3], 3)
 
 
-def _sampling(pipeline: Pipeline, guidance_scale: float | None, steps: int | None, solver: Any) -> Sampling:
+def sampling_of(pipeline: Pipeline, guidance_scale: float | None, steps: int | None, solver: Any) -> Sampling:
+    """The model's own settings with what is given in their place.
+
+    Raises:
+        UserError: a value out of range, a solver that does not fit the model's objective.
+    """
     own = pipeline.sampling
     try:
         chosen = Sampling(
@@ -317,7 +358,7 @@ def _as_option(error: ValueError) -> UserError:
     return UserError(f"--{field.replace('_', '-')}{colon}{rest}" if field.isidentifier() else str(error))
 
 
-def _check_asked(prompts: Sequence[str], option: str, count: int, seed: int) -> None:
+def check_asked(prompts: Sequence[str], option: str, count: int, seed: int) -> None:
     """UserError for no captions, too many pictures (`option` is how many of each), or a seed out of range."""
     if not prompts:
         raise UserError("PROMPT: got none, need at least one caption")

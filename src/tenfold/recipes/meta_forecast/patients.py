@@ -18,6 +18,8 @@ from tenfold.clinical.meds import read_meds
 from tenfold.clinical.mimic3 import read_mimic3
 from tenfold.clinical.series import Scaling
 from tenfold.core.errors import UserError
+from tenfold.recipes.meta_forecast.cohorts import build_cohort
+from tenfold.recipes.meta_forecast.config import Config
 from tenfold.recipes.meta_forecast.folder import Inputs, Opened
 
 
@@ -69,6 +71,25 @@ def read_histories(opened: Opened, source: Source) -> Histories:
         raise UserError(f"patients: {path}: holds none of the model's variables before the prediction ({some}, ...)")
     time = np.full(len(ids), np.datetime64("NaT", "us")) if time is None else time
     return Histories(x, mask, ids, time, int((~seen).sum()))
+
+
+def test_histories(opened: Opened, config: Config) -> tuple[Histories, NDArray[np.bool_]]:
+    """The test subjects that a model of a run was scored on, and what became of them, bool [N].
+
+    Args:
+        config: of the run that the model stands in.
+    Raises:
+        UserError: data that are absent by now.
+    """
+    inputs = opened.inputs
+    data = build_cohort(inputs.cohort, config, min(config.seed)).data
+    rows = data.split(inputs.target)["test"]
+    columns = [data.features.index(name) for name in inputs.variables]
+    x, mask = data.x[rows][:, :, columns], data.mask[rows][:, :, columns]
+    time = np.full(len(rows), np.datetime64("NaT", "us"))
+    ids = [data.ids[row] for row in rows]
+    known = data.labels[rows, data.targets.index(inputs.target)]
+    return Histories(x, mask, ids, time, int((~mask.any((1, 2))).sum())), known
 
 
 def _scaling(opened: Opened) -> dict[str, Scaling]:

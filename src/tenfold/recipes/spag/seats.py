@@ -14,7 +14,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.games.experts import scripted_attacker, scripted_defender
 from tenfold.games.files import load_lexicon
-from tenfold.games.game import TIED, Episode, Turn, Verdict, episode_id, keyed_seed
+from tenfold.games.game import TIED, Episode, State, Turn, Verdict, episode_id, keyed_seed
 from tenfold.games.referee import ROLES
 from tenfold.games.self_play import storable
 from tenfold.games.taboo import AdversarialTaboo
@@ -123,28 +123,93 @@ def talk(
     Raises:
         UserError: the person left.
     """
-    game = seat.game
-    state, verdict = game.reset({"target_word": word}, seed), None
-    id = episode_id(game.name, state.setup, seed)
+    talked = Conversation.begin(seat, role, word, seed)
     tell(f"You are the {role}." + (f" The word is {word}; do not say it." if role == "attacker" else ""))
-    while verdict is None and len(state.turns) < game.plies(state):
-        mover = game.to_move(state)
-        if mover == role:
-            try:
-                text = storable(ask("> "))
-            except EOFError:
-                raise UserError("the game was left before its end") from None
-        else:
-            sampling = replace(seat.sampling, seed=keyed_seed(seed, id, len(state.turns)))
-            ((reply,),) = complete_all(seat.speakers[mover], [game.observe(state, mover)], sampling)
-            text = storable(reply.text)
-            tell(f"{mover}: {plain(text)}")
-        state = replace(state, turns=(*state.turns, Turn(mover, text)))
+    while True:
+        told, talked = len(talked.turns), talked.answered()
+        for turn in talked.turns[told:]:
+            tell(f"{turn.role}: {plain(turn.text)}")
+        if talked.verdict is not None:
+            break
+        try:
+            talked = talked.said(ask("> "))
+        except EOFError:
+            raise UserError("the game was left before its end") from None
+    tell(talked.ending)
+    return talked.episode
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A game of a person against a seat, as far as it has gone.
+
+    Args:
+        seat: the other side.
+        role: the person's.
+        state: of the game.
+        verdict: None while it goes on.
+    """
+
+    seat: Seat
+    role: str
+    state: State
+    verdict: Verdict | None = None
+
+    @classmethod
+    def begin(cls, seat: Seat, role: str, word: str, seed: int) -> Conversation:
+        """Before the first word; `seed` is of the model's draws."""
+        return cls(seat, role, seat.game.reset({"target_word": word}, seed))
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return self.state.turns
+
+    @property
+    def word(self) -> str:
+        return str(self.state.setup["target_word"])
+
+    @property
+    def to_move(self) -> str | None:
+        """Whose turn it is; None at the end."""
+        return None if self.verdict is not None else self.seat.game.to_move(self.state)
+
+    def said(self, text: str) -> Conversation:
+        """After the words of whoever moves."""
+        game, mover = self.seat.game, self.seat.game.to_move(self.state)
+        state = replace(self.state, turns=(*self.state.turns, Turn(mover, storable(text))))
         verdict = game.verdict(state)
-    verdict = verdict or Verdict(TIED, len(state.turns), "turns used up")
-    tell(f"{verdict.outcome}: {verdict.reason}. The word was {word}.")
-    names = {mover: "person" if mover == role else seat.name for mover in ROLES}
-    return Episode(id, game.name, state.setup, seed, names, state.turns, verdict)
+        if verdict is None and len(state.turns) >= game.plies(state):
+            verdict = Verdict(TIED, len(state.turns), "turns used up")
+        return replace(self, state=state, verdict=verdict)
+
+    def answered(self) -> Conversation:
+        """After the seat's words; the same where the person moves or the game has ended."""
+        mover = self.to_move
+        if mover is None or mover == self.role:
+            return self
+        sampling = replace(self.seat.sampling, seed=keyed_seed(self.state.seed, self._id, len(self.turns)))
+        messages = self.seat.game.observe(self.state, mover)
+        ((reply,),) = complete_all(self.seat.speakers[mover], [messages], sampling)
+        return self.said(reply.text)
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        assert self.verdict is not None
+        return f"{self.verdict.outcome}: {self.verdict.reason}. The word was {self.word}."
+
+    @property
+    def episode(self) -> Episode:
+        """The game that has ended."""
+        assert self.verdict is not None
+        names = {mover: "person" if mover == self.role else self.seat.name for mover in ROLES}
+        return Episode(
+            self._id, self.seat.game.name, self.state.setup, self.state.seed, names, self.turns, self.verdict
+        )
+
+    @property
+    def _id(self) -> str:
+        return episode_id(self.seat.game.name, self.state.setup, self.state.seed)
 
 
 def plain(text: str) -> str:
