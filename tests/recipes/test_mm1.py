@@ -23,6 +23,8 @@ from tenfold.core.config import from_json, to_json
 from tenfold.core.errors import UserError
 from tenfold.core.fit import TrainState
 from tenfold.core.run import Run
+from tenfold.lm.decoder import Decoder
+from tenfold.nn.moe import moe_layers
 from tenfold.recipes.mm1 import EXPECTED, PRESETS, Config, evaluation, train, training
 from tenfold.recipes.mm1.config import (
     MAIN,
@@ -41,9 +43,11 @@ from tenfold.recipes.mm1.contrastive import encoder_file
 from tenfold.recipes.mm1.documents import batches, make_tokenizer, mixture, texts
 from tenfold.recipes.mm1.experiment import check, wants_aim
 from tenfold.recipes.mm1.findings import make_claims
-from tenfold.recipes.mm1.network import EncodedOnce, build, build_optimizer
+from tenfold.recipes.mm1.network import EncodedOnce, build, build_optimizer, decoder_config
+from tenfold.recipes.mm1.published import SIZES
 from tenfold.recipes.mm1.reconstructive import train_aim
 from tenfold.recipes.mm1.training import Job, model_folder
+from tenfold.recipes.mm1.verbs import size_of
 from tenfold.vision.document_tokens import special_ids
 from tenfold.vision.multimodal import mm_loss
 from tenfold.vision.multimodal_folder import open_model
@@ -200,6 +204,35 @@ def test_report_export_law_and_sizes(run_folder: Path, tmp_path: Path, capsys: p
     assert "-0.42" in capsys.readouterr().out
     assert main(["mm1", "sizes", "3b-moe64"]) == 0
     assert "64.48 B" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_published_sizes_have_the_weights_that_the_paper_states(name: str) -> None:
+    """Decoder, within a tenth: the paper rounds; encoder ViT-H, the C-Abstractor with 144 tokens, whose size Honeybee's code gives."""
+    told = size_of(SIZES[name])
+    assert float(told["decoder"].removesuffix(" B")) == pytest.approx(SIZES[name]["billions"], rel=0.1)
+    assert float(told["active"].removesuffix(" B")) <= float(told["decoder"].removesuffix(" B"))
+    assert told["encoder"] == "0.631 B"
+    law = float(told["rate by the law"])
+    assert law == pytest.approx(SIZES[name]["lr"], rel=0.15), "the paper's own rates follow its law"
+
+
+def test_experts_with_a_capacity_leave_tokens_out() -> None:
+    """AXLearn's: int(2 · tokens / E) rounded up to a multiple of 4; padding takes no room."""
+    crowded = replace(SMALL.language, experts=4, capacity=2.0)
+    lm = Decoder(decoder_config(crowded, 60), torch.Generator().manual_seed(0))
+    (moe,) = (layer for _, layer in moe_layers(lm))
+    with torch.no_grad():
+        moe.gate_weight.zero_()
+        moe.gate_weight[:, 0] = 1  # all tokens like the same experts, as far as their sums are positive
+    ids, segments = torch.randint(0, 60, (2, 15)), torch.ones(2, 15, dtype=torch.int64)
+    segments[1, 9:] = 0
+    lm(ids, segments=segments)
+    assert moe.last is not None
+    kept = moe.last.routing.keep[moe.last.routing.indices == 0]
+    assert kept.sum() <= 12  # int(2 · 24 / 4) = 12 of 24 tokens, the 6 of padding not counted
+    assert not moe.last.routing.keep.all()
+    assert decoder_config(replace(crowded, capacity=0.0), 60).moe.dropless  # type: ignore[union-attr]
 
 
 def test_ablate_prints_a_table_and_skips_finished_cells(

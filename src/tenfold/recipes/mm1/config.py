@@ -86,6 +86,8 @@ class Language:
         dim, layers, heads, ffn: of the small one.
         max_len: tokens it reads.
         experts: of every second layer, top-2, each as wide as half of ffn; 0: dense.
+        capacity: most tokens of a step that an expert takes, as a factor: int(capacity · tokens / experts), rounded up to a multiple
+            of 4, second choices after first ones; those left over pass by (AXLearn, with 2). 0: every token gets its experts.
     """
 
     base: str | None = None
@@ -97,12 +99,14 @@ class Language:
     ffn: int = 256
     max_len: int = 512
     experts: int = 0
+    capacity: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "heads", "ffn", "max_len"):
             need(name, getattr(self, name), 1)
         need("vocab", self.vocab, 280)
         need("experts", self.experts, 0)
+        need("capacity", self.capacity, 0)
         if self.dim % (2 * self.heads):
             raise ValueError(f"heads: got {self.heads}, need a divisor of dim / 2 = {self.dim / 2:g}")
         if self.experts == 1 or (self.base and self.experts):

@@ -49,7 +49,14 @@ def decoder_config(language: Language, vocabulary: int) -> DecoderConfig:
     moe = None
     if language.experts:
         moe = MoEConfig(
-            language.dim, language.ffn // 2, language.experts, dropless=True, lb_weight=0.01, z_weight=0.001
+            language.dim,
+            language.ffn // 2,
+            language.experts,
+            capacity_factor=language.capacity or "auto",
+            capacity_multiple=4 if language.capacity else 1,
+            dropless=not language.capacity,
+            lb_weight=0.01,
+            z_weight=0.001,
         )
     head = language.dim // language.heads
     return DecoderConfig(

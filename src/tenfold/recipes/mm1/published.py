@@ -54,14 +54,16 @@ AXIS = {
 # The published sizes. Encoder, connector and the experts' numbers and places are the paper's; it prints no decoder shapes: ours
 # are chosen so that the dense ones have 3, 7 and 30 billion weights and the sparse ones 64 and 47, as it says.
 SIZES: dict[str, Row] = {
-    name: dict(zip(("dim", "layers", "heads", "kv_heads", "ffn", "experts", "every", "lr"), row, strict=True))
+    name: dict(
+        zip(("dim", "layers", "heads", "kv_heads", "ffn", "experts", "every", "lr", "billions"), row, strict=True)
+    )
     for name, row in {
-        "3b": (2560, 32, 20, 20, 7936, 0, 1, 6e-5),
-        "7b": (4096, 32, 32, 8, 13056, 0, 1, 4e-5),
-        "30b": (7168, 48, 56, 56, 19456, 0, 1, 2e-5),
-        "3b-moe64": (2560, 32, 20, 20, 7936, 64, 2, 6e-5),
-        "7b-moe32": (4096, 32, 32, 8, 13056, 32, 4, 4e-5),
-        "ablation": (2048, 24, 16, 16, 4608, 0, 1, 8.6e-5),
+        "3b": (2560, 32, 20, 20, 7936, 0, 1, 6e-5, 3),
+        "7b": (4096, 32, 32, 8, 13056, 0, 1, 4e-5, 7),
+        "30b": (7168, 48, 56, 56, 19456, 0, 1, 2e-5, 30),
+        "3b-moe64": (2560, 32, 20, 20, 7936, 64, 2, 6e-5, 64),
+        "7b-moe32": (4096, 32, 32, 8, 13056, 32, 4, 4e-5, 47),
+        "ablation": (2048, 24, 16, 16, 4608, 0, 1, 8.6e-5, 1.2),
     }.items()
 }
 VOCABULARY = 100_352  # of the sizes above; the paper does not print its own

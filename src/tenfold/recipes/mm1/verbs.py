@@ -294,6 +294,7 @@ def size_of(shape: Row) -> Row:
     parts = {"encoder": vision, "connector": connector}
     found: Row = {each: f"{sum(w.numel() for w in part.parameters()) / 1e9:.3f} B" for each, part in parts.items()}
     found["decoder"] = f"{lm.num_params(embedding=True) / 1e9:.2f} B"
+    found["paper"] = f"{shape['billions']} B"
     found["active"] = f"{lm.num_active_params(embedding=True) / 1e9:.2f} B"
     found["rate by the law"] = f"{learning_rate(lm.num_active_params()):.3g}"
     found["rate used"] = f"{shape['lr']:.3g}"
