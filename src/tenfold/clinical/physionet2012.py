@@ -7,8 +7,6 @@ Licence of the data: ODC-By 1.0. Source: Silva et al. 2012, Computing in Cardiol
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from tenfold.clinical.series import LARGEST, Rule, Series
 from tenfold.core import data
 from tenfold.core.atomic import replacing
 from tenfold.core.errors import UserError
+from tenfold.core.packed import read_arrays
 
 VARIABLES = (
     *("Albumin", "ALP", "ALT", "AST", "Bilirubin", "BUN", "Cholesterol", "Creatinine", "DiasABP", "FiO2", "GCS"),
@@ -160,9 +159,8 @@ def _joined(stays: Sequence[Physionet2012]) -> Physionet2012:
 
 def _read_npz(path: Path) -> Physionet2012:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Any] = {name: file[name] for name in Physionet2012.__dataclass_fields__}
-    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        arrays: dict[str, Any] = dict(read_arrays(path, Physionet2012.__dataclass_fields__))
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: no file of stays that can be read ({' '.join(str(error).split())[:200]})") from error
     names = {name: tuple(str(text) for text in arrays[name].ravel()) for name in _NAMES}
     if any((arrays[name].ndim, arrays[name].dtype) != kind for name, kind in _KINDS.items()) or names != _NAMES:
@@ -292,8 +290,11 @@ def _read_outcomes(file: Path) -> dict[int, list[int]]:
     """Outcomes by record id."""
     if not file.is_file():
         raise DataNotFound(f"{file} not found; it belongs beside the folder of its stays")
-    with file.open(encoding="latin-1", newline="") as text:
-        rows = list(csv.reader(text))
+    try:
+        with file.open(encoding="latin-1", newline="") as text:
+            rows = list(csv.reader(text))
+    except csv.Error as error:
+        raise UserError(f"{file}: no comma-separated text ({error})") from None
     header = ["RecordID", *OUTCOMES]
     if not rows or [name.strip() for name in rows[0]] != header:
         raise UserError(f"{file} row 1: got {','.join(rows[0] if rows else [])[:80]!r}, need {','.join(header)}")

@@ -170,14 +170,21 @@ def read_weights_csv(text: str) -> tuple[list[str], NDArray[np.float64]]:
         ValueError: other columns, or rounds that are not whole.
     """
     reader = csv.DictReader(io.StringIO(text))
-    if not {"task", "weight", "round"} <= set(reader.fieldnames or ()):
+    try:
+        columns, lines = set(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise ValueError(f"weights: no comma-separated text ({error})") from None
+    if not {"task", "weight", "round"} <= columns:
         raise ValueError("weights: need columns task, weight, round")
-    lines = list(reader)
     names = list(dict.fromkeys(line["task"] for line in lines))
     rounds = len(lines) // max(len(names), 1)
     if [line["task"] for line in lines] != names * rounds:
         raise ValueError(f"weights: got {len(lines)} lines of {len(names)} tasks, need every task once a round")
-    return names, np.array([float(line["weight"] or "") for line in lines]).reshape(rounds, len(names))
+    try:
+        weights = [float(line["weight"] or "") for line in lines]
+    except ValueError as error:
+        raise ValueError(f"weights: {str(error)[:80]}, need a number in each line") from None
+    return names, np.array(weights).reshape(rounds, len(names))
 
 
 def _position(names: Sequence[str], task: str | int) -> int:

@@ -144,13 +144,17 @@ def verify(path: Path) -> None:
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             raise UserError(f"checkpoint {path}: format: got {manifest['format']!r}, need {FORMAT}")
+        if not 1 <= manifest["world"] <= len(manifest["files"]):
+            raise ValueError("world")
         needed = ["state.json", *(f"{_rank_folder(rank)}/stream.json" for rank in range(manifest["world"]))]
+        if any(Path(file).is_absolute() or ".." in Path(file).parts for file in manifest["files"]):
+            raise ValueError("files")  # nothing outside is read, which might have no end
         for file in [*needed, *manifest["files"]]:
             if file_sha256(path / file) != manifest["files"][file]["sha256"]:
                 raise TornCheckpointError(f"checkpoint {path} is torn: {file} does not match its checksum")
     except UserError:
         raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TornCheckpointError(f"checkpoint {path} is torn: {type(error).__name__} while reading it") from error
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.core.atomic import write_atomic
+from tenfold.core.atomic import checked_name, write_atomic
 from tenfold.core.claims import Claim
 from tenfold.core.config import read_object, restore_non_finite
 from tenfold.core.errors import UserError
@@ -92,7 +92,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; none where there is no file yet. A torn last line, left by a crash, is ignored.
 
     Raises:
-        ValueError: a broken line before the last, with its number.
+        UserError: a broken line before the last, with its number.
     """
     if not path.exists():
         return []
@@ -100,9 +100,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(restore_non_finite(json.loads(line)))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+            row = restore_non_finite(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: got {type(row).__name__}, need an object")
+        rows.append(row)
     return rows
 
 
@@ -158,9 +161,12 @@ def read_section(run: Path) -> Section:
 def _filled(run: Path, item: Mapping[str, Any]) -> dict[str, Any]:
     """An item with its contents: a figure's picture, a table's rows."""
     if item["kind"] == "figure":
-        return {**item, **_picture((run / "figures" / f"{item['name']}.png").read_bytes())}
+        return {**item, **_picture((run / "figures" / f"{checked_name(item['name'])}.png").read_bytes())}
     if item["kind"] == "table":
-        table = restore_non_finite(read_object(run / "tables" / f"{item['name']}.json", columns=list, rows=list))
+        file = run / "tables" / f"{checked_name(item['name'])}.json"
+        table = restore_non_finite(read_object(file, columns=list, rows=list))
+        if not all(isinstance(row, dict) for row in table["rows"]) or not all(isinstance(c, str) for c in table["columns"]):
+            raise UserError(f"{file}: need names of columns, and rows that are objects; the file is damaged")
         rows = [[row.get(column) for column in table["columns"]] for row in table["rows"]]
         right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)]
         return {**item, **table, "rows": rows, "right": right}
@@ -198,7 +204,8 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     for row in rows:
         for key, value in row.items():
             if key not in _NO_CURVES and value is not None and _is_number(value) and math.isfinite(value):
-                series.setdefault(key, {}).setdefault(str(row.get("model", "")), []).append((row["step"], value))
+                if isinstance(row.get("step"), int):
+                    series.setdefault(key, {}).setdefault(str(row.get("model", "")), []).append((row["step"], value))
     drawn = [key for key, lines in series.items() if any(len(points) > 1 for points in lines.values())]
     drawn.sort(key=lambda key: _FIRST_METRICS.index(key) if key in _FIRST_METRICS else len(_FIRST_METRICS))
     drawn = drawn[:MAX_PANELS]

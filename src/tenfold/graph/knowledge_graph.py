@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.errors import UserError
+from tenfold.core.packed import read_arrays
 from tenfold.graph.answers import AnswerIndex
 from tenfold.graph.csr import find_sorted
 from tenfold.graph.edges import Ints, Prune, build_rows, edge_key
@@ -35,7 +34,6 @@ Triples = Sequence[Triple] | Sequence[tuple[int, int, int]] | NDArray[np.integer
 
 _ARRAYS = ("indptr", "rel", "dst")
 _SPLIT = "split_"  # before the name of a split in a saved graph
-_DAMAGE = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,19 +271,19 @@ class KnowledgeGraph:
             UserError: absent, damaged, or no graph.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                names = json.loads(file["names"].tobytes())
-                indptr, rel, dst = (torch.from_numpy(file[name]) for name in _ARRAYS)
-                splits = {
-                    name.removeprefix(_SPLIT): torch.from_numpy(file[name]).long()
-                    for name in file.files
-                    if name.startswith(_SPLIT)
-                }
+            arrays = read_arrays(Path(path))
+            names = json.loads(arrays["names"].tobytes())
+            indptr, rel, dst = (torch.from_numpy(arrays[name]) for name in _ARRAYS)
+            splits = {
+                name.removeprefix(_SPLIT): torch.from_numpy(array).long()
+                for name, array in arrays.items()
+                if name.startswith(_SPLIT)
+            }
             graph = cls(
                 tuple(names["entities"]), tuple(names["relations"]), indptr, rel, dst, splits, bool(names["doubled"])
             )
             _check(graph)
-        except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError, *_DAMAGE) as error:
+        except (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
             raise UserError(f"{path}: no saved graph ({' '.join(str(error).split())[:200]})") from error
         return graph
 

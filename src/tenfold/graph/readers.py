@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -13,6 +11,7 @@ from typing import cast
 
 import numpy as np
 
+from tenfold.core import packed
 from tenfold.core.errors import UserError
 from tenfold.graph.vocabulary import Triple
 
@@ -143,19 +142,8 @@ def text_lines(file: Path) -> Iterator[str]:
     Raises:
         UserError: absent, unreadable, damaged, not UTF-8, or with a line longer than any triple.
     """
-    opener = gzip.open if file.suffix == ".gz" else open
     try:
-        with opener(file, "rt", encoding="utf-8-sig") as text:
-            while line := text.readline(LONGEST_LINE):
-                if len(line) == LONGEST_LINE:
-                    raise UserError(
-                        f"{file}: a line is longer than {LONGEST_LINE} characters; is this a text of triples?"
-                    )
-                yield line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 ({error.reason}); convert it first") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{file} is not a whole gzip file ({error}); fetch it again") from error
+        yield from packed.lines(file, encoding="utf-8-sig", longest=LONGEST_LINE)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from error
 

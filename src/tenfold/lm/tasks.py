@@ -19,7 +19,6 @@ MMLU's context lists the four options, and its choices are the letters: "…\nA.
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 import re
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tenfold.core import data
+from tenfold.core import data, packed
 from tenfold.core.catalogue import CATALOGUE
 from tenfold.core.errors import UserError
 
@@ -216,21 +215,18 @@ def _round_robin(examples: list[Example]) -> list[Example]:
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of a JSON Lines file, plain or .gz; blank lines are skipped."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for line, text in enumerate(file, 1):
-                if not text.strip():
-                    continue
-                try:
-                    row = json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{line}: not JSON ({error.msg} at column {error.colno})") from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}:{line}: got {type(row).__name__}, need a JSON object")
-                yield line, row
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    for line, text in enumerate(packed.lines(path, encoding="utf-8-sig"), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{line}: not JSON ({error.msg} at column {error.colno})") from None
+        except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+            raise UserError(f"{path}:{line}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{line}: got {type(row).__name__}, need a JSON object")
+        yield line, row
 
 
 def numbered_rows(

@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import sysconfig
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tenfold.core import packed
 from tenfold.core.atomic import replacing
 from tenfold.core.data import cache_dir
 from tenfold.core.errors import UserError
@@ -231,28 +230,15 @@ def _load_file(path: Path, max_bytes: int) -> list[Document]:
     if not path.is_file():
         raise UserError(f"text not found: {path} (see README: data)")
     try:
-        text = (_unpack(path, max_bytes) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+        text = packed.unpacked(path, max_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"text: {path} is not UTF-8 (byte {error.start}); convert it first") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"text: {path} is not a whole gzip file ({error}); fetch it again") from error
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise UserError(f"text: {path} is empty; give a file with text")
     if ".jsonl" not in path.suffixes:
         return [Document(text, str(path))]
     return [_json_line(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-
-
-def _unpack(path: Path, max_bytes: int) -> bytearray:
-    """The content of a gzip file, read in pieces: a small file can unpack to any size."""
-    content = bytearray()
-    with gzip.open(path) as file:
-        while piece := file.read(1 << 20):
-            content += piece
-            if len(content) > max_bytes:
-                raise UserError(f"text: {path} unpacks to more than {max_bytes} bytes; raise max_bytes or split it")
-    return content
 
 
 def _json_line(line: str, path: Path, number: int) -> Document:

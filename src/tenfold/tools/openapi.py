@@ -45,7 +45,10 @@ def openapi_tools(
         raise UserError("openapi: need a document of OpenAPI 3 (its field openapi says 3.x)")
     base = base_url or _server(document)
     count = 0
-    for path, item in (document.get("paths") or {}).items():
+    paths = document.get("paths") or {}
+    if not isinstance(paths, Mapping):
+        raise UserError(f"openapi: paths: got {type(paths).__name__}, need an object")
+    for path, item in paths.items():
         shared = item.get("parameters") or () if isinstance(item, Mapping) else ()
         for method in METHODS:
             operation = item.get(method) if isinstance(item, Mapping) else None
@@ -54,7 +57,11 @@ def openapi_tools(
             count += 1
             if count > MOST:
                 raise UserError(f"openapi: got more than {MOST} operations; take a part of the document")
-            yield _tool(document, path, method, operation, shared, base, dict(headers or {}), timeout)
+            try:
+                tool = _tool(document, path, method, operation, shared, base, dict(headers or {}), timeout)
+            except (AttributeError, TypeError) as error:  # a list in place of an object, and the like, at any depth
+                raise UserError(f"openapi: {method.upper()} {path}: not as OpenAPI 3 has it ({error})") from error
+            yield tool
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,10 @@ _OPENER = urllib.request.build_opener(_NoRedirect())
 
 
 def _server(document: Mapping[str, Any]) -> str | None:
-    servers = document.get("servers") or ()
-    url = servers[0].get("url", "") if servers and isinstance(servers[0], Mapping) else ""
-    return url if url.startswith(("http://", "https://")) else None
+    servers = document.get("servers")
+    first = servers[0] if isinstance(servers, list) and servers else None
+    url = first.get("url", "") if isinstance(first, Mapping) else ""
+    return url if isinstance(url, str) and url.startswith(("http://", "https://")) else None
 
 
 def _tool(

@@ -62,6 +62,10 @@ def of_json(data: Any, where: str) -> ToolRegistry:
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{where}: need a list of tools, an MCP tools/list result or an OpenAPI 3 document")
     first = rows[0]
+    if odd := next((index for index, row in enumerate(rows) if type(row) is not type(first)), None):
+        raise UserError(
+            f"{where}: tools[{odd}]: got {type(rows[odd]).__name__}, need {type(first).__name__} as tools[0]"
+        )
     if isinstance(first, str):
         return ToolRegistry(tool for signature in rows for tool in ToolRegistry.from_signature(signature))
     if not isinstance(first, dict):

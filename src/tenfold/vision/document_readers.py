@@ -9,6 +9,7 @@ from typing import Any
 
 from tenfold.core.config import read_json
 from tenfold.core.errors import UserError
+from tenfold.core.packed import unpacked
 from tenfold.lm.tasks import read_lines
 from tenfold.vision.image_text import open_image_text
 from tenfold.vision.picture_refs import span_ref
@@ -86,7 +87,11 @@ def read_llava(path: str | Path, images: str | Path = ".") -> list[Segments]:
     for number, row in enumerate(rows):
         where = f"{path}: entry {number}"
         (turns,) = _lists(row, ("conversations",), where)
+        if not all(isinstance(turn, Mapping) for turn in turns):
+            raise UserError(f"{where}: conversations: need objects with from and value")
         named = row.get("image") or []
+        if not isinstance(named, str | list):
+            raise UserError(f"{where}: image: got {type(named).__name__}, need a name or a list of names")
         waiting = [_file(name, images, where) for name in ([named] if isinstance(named, str) else named)]
         marks = sum(str(turn.get("value", "")).count("<image>") for turn in turns if turn.get("from") == "human")
         if marks != len(waiting):
@@ -108,15 +113,12 @@ def read_llava(path: str | Path, images: str | Path = ".") -> list[Segments]:
 
 def read_texts(path: str | Path) -> list[Segments]:
     """A document of one text for every line of a file that is not empty, plain or .gz."""
-    import gzip
-
     path = Path(path)
     if not path.is_file():
         raise UserError(f"data not found: {path}")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = raw.decode("utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as fault:
+        lines = unpacked(path).decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as fault:
         raise UserError(f"{path}: cannot be read as text ({fault}); copy it again") from fault
     return [[{"text": line}] for line in lines if line.strip()]
 

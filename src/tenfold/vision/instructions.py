@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.core.config import read_json
 from tenfold.core.errors import UserError
 from tenfold.vision.interleaved import QUESTION_FAMILIES, VQA_PROMPT, Query, scene_image, scene_question
 from tenfold.vision.scenes import random_sign
@@ -111,9 +111,12 @@ def easy_questions(folder: str | None, part: str) -> list[tuple[str, str, str]]:
         file = root / part / "questions.json"
         if not file.is_file():
             raise UserError(f"data not found: {file}; pip install easy-vqa==1.0, or give the folder of its data")
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = read_json(file)
         images = root / part / "images"
-        _EASY[folder, part] = [(str(q), str(a), str(images / f"{int(i)}.png")) for q, a, i in rows]
+        try:
+            _EASY[folder, part] = [(str(q), str(a), str(images / f"{int(i)}.png")) for q, a, i in rows]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{file}: need a list of [question, answer, number of the picture] ({error})") from None
     return _EASY[folder, part]
 
 

@@ -79,7 +79,7 @@ def open_model(folder: str | Path) -> MultimodalLM:
             std=std,
             tokens=int(config["connector"]["tokens"]),
         )
-    except (TypeError, ValueError, KeyError) as fault:
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as fault:
         raise UserError(f"{where}: {fault}; the file is damaged") from fault
     model = MultimodalLM(
         vision, connector, lm, feature_layer=config["feature_layer"], tokenizer=tokenizer, processor=processor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tenfold.core import packed
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import read_json
 from tenfold.core.data import path as data_path
@@ -238,9 +238,9 @@ def grade_school_maths(path: Path) -> list[Document]:
         UserError: a damaged file, or a row without question and answer.
     """
     try:
-        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+        rows = [json.loads(line) for line in packed.unpacked(path).decode().splitlines()]
         texts = [f"{row['question']}\n{re.sub('<<.*?>>', '', row['answer'])}" for row in rows]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"text: {path} is not GSM8K in JSON lines ({type(error).__name__}); fetch it again") from error
     return [Document(text, path.name) for text in texts]
 
