@@ -202,10 +202,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Every logged number over steps, a line a model, as one picture; None where nothing has two points."""
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
+        if not isinstance(row.get("step"), int):
+            continue
         for key, value in row.items():
             if key not in _NO_CURVES and value is not None and _is_number(value) and math.isfinite(value):
-                if isinstance(row.get("step"), int):
-                    series.setdefault(key, {}).setdefault(str(row.get("model", "")), []).append((row["step"], value))
+                series.setdefault(key, {}).setdefault(str(row.get("model", "")), []).append((row["step"], value))
     drawn = [key for key, lines in series.items() if any(len(points) > 1 for points in lines.values())]
     drawn.sort(key=lambda key: _FIRST_METRICS.index(key) if key in _FIRST_METRICS else len(_FIRST_METRICS))
     drawn = drawn[:MAX_PANELS]
