@@ -2,7 +2,7 @@
 
     python benchmarks/prompts.py --threads 1 --out prompts.json
 
-The client's own overhead, concurrency and store are measured in chat_endpoint.py.
+The client's own overhead beside litellm and dspy, its concurrency and its store are measured in chat_endpoint.py.
 """
 
 from __future__ import annotations
