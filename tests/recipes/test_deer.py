@@ -110,7 +110,9 @@ def test_a_decoder_from_scratch(tmp_path: Path) -> None:
     other = Run.create("deer", "smollm2", tuned, tmp_path)
     train(tuned, other)
     names = set(other.load_stage("seed0-floors")["sets"])
-    assert {f"{folder}, 0 demonstrations", f"{folder}, 2 demonstrations"} < names
+    assert {f"{folder}, 0 demonstrations", f"{folder}, 2 demonstrations", f"{folder}, marker token alone"} < names
+    marker = other.load_stage("seed0-floors")["sets"][f"{folder}, marker token alone"]["unseen"]
+    assert marker["P_Search"] == 1 and marker["P_NoCall"] == marker["P_NoSearch"] == 0
     assert (other.path / "models/seed0-mix/adapter_config.json").is_file()
 
 
@@ -208,9 +210,32 @@ def test_agent_with_a_real_mcp_server(tmp_path: Path, monkeypatch: pytest.Monkey
         (["agent", "q"], "--tools: need a file of tools"),
         (["report", "nowhere"], "no such run"),
         (["eval", "nowhere", "--limit", "0"], "--limit: got 0"),
+        (["eval", "nowhere", "--arguments"], "--arguments: need --decisions FILE"),
+        (["eval", "nowhere", "--decisions", "empty.jsonl"], "empty.jsonl: has no samples"),
+        (
+            ["eval", "nowhere", "--decisions", "list.json", "--format", "sharegpt"],
+            "list.json:1: got int, need an object",
+        ),
+        (["build", "--out", "."], "--out: . cannot be written"),
+        (["build", "--out", "no/such/x.jsonl"], "--out: no/such/x.jsonl cannot be written"),
+        (["agent", "q", "--tools", "mcp:"], "--tools: got mcp: alone"),
+        (["agent", "q", "--tools", "syntax.py"], "--tools: syntax.py:2: SyntaxError"),
+        (["agent", "q", "--tools", "raises.py"], "--tools: raises.py:3: ZeroDivisionError"),
+        (["agent", "q", "--tools", "leaves.py"], "--tools: leaves.py:1: SystemExit: 7"),
+        (
+            ["agent", "q", "--tools", "list.json", "--trace", "no/such/t.json"],
+            "--trace: no/such/t.json cannot be written",
+        ),
+        (["agent", "q", "--tools", "list.json", "--html", "."], "--html: . cannot be written"),
     ],
 )
-def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"empty.jsonl": "", "list.json": "[1]", "syntax.py": "x = 1\ndef (:\n", "raises.py": "\n\n1 / 0\n", "leaves.py": "raise SystemExit(7)\n"}  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     assert main(["deer", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tenfold.core.errors import UserError
 from tenfold.tools.ast_match import ast_match
-from tenfold.tools.data import BFCL, DeerData, Faults, bfcl_items, load
+from tenfold.tools.data import BFCL, DeerData, Faults, bfcl_items, load, read_tools
 
 
 def test_faults_are_counted_exactly(deer: DeerData) -> None:
@@ -49,6 +50,27 @@ def test_no_call_is_right_where_nothing_fits(data_dir: Path) -> None:
 def test_outputs_of_another_shape_are_wrong_and_do_not_crash(output: list) -> None:
     functions = [{"name": "f", "parameters": {"type": "dict", "properties": {}}}]
     assert not ast_match(output, [{"f": {}}], functions)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("null", "got NoneType, need a list of rows"),
+        ("[1]", "x.json:1: got int, need an object with api_name"),
+        ('[{"api_name": 3, "description_for_human": "d", "api_function": "f()"}]', "api_name: got int, need text"),
+        ('[{"api_name": "f", "description_for_human": null, "api_function": "f()"}]', "description_for_human: got NoneType"),
+        ('[{"api_name": "f", "description_for_human": "d", "api_function": "f()", "example": null}]', "example: need a list"),
+        ('[{"api_name": "f", "description_for_human": "d", "api_function": "f()", "example": ["q"]}]', "example: need a list"),
+        ('[{"api_name": "f", "description_for_human": "d", "api_function": "f()", "example": [{"query": 1, "call": "f()"}]}]', "query and call must be text"),
+        ('[{"api_name": "f", "api_function": "f()"}]', "no field 'description_for_human'"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_tools(rows: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(rows)
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        read_tools(tmp_path / "x.json")
+    assert "\n" not in str(refused.value)
 
 
 def test_absent_and_broken_files(tmp_path: Path) -> None:

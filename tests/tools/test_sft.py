@@ -103,5 +103,6 @@ def test_arguments_of_the_chosen_tool_are_scored(written: str, right: float, val
     decider = ChatDecider(ScriptedChatModel(answer))
     figures = evaluate_decisions([CALL], decider.decide([CALL], arguments=True), bootstrap=0)
     assert (figures["P_Call"], figures["argument_accuracy"], figures["schema_valid"]) == (1.0, right, valid)
+    assert evaluate_decisions([CALL, NONE, FREE], ChatDecider(ScriptedChatModel(["cat", "cat"]), decides=False).decide([CALL, NONE, FREE]), bootstrap=0)["P_DC"] == 0.5  # fmt: skip
     figures = evaluate_decisions([CALL], decider.decide([CALL]), bootstrap=0)
     assert math.isnan(figures["argument_accuracy"]) and figures["n"]["argument_accuracy"] == 0

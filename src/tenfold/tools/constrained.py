@@ -55,6 +55,7 @@ class ConstrainedDecoder:
         self.schema, self.tokenizer, self.backend, self.end = dict(schema), tokenizer, backend, end
         self._start = _ENGINES[backend](self._held(), tokenizer, end)
         self._rank, self._digits = _closing_ranks(tokenizer, end), _digit_tokens(tokenizer)
+        self._first, self._torn = _first_bytes(tokenizer)
         self._quotes = np.array([_token_bytes(tokenizer, id) == b'"' for id in range(tokenizer.vocab_size)])
         self._reserve = 2 * self._shortest() + 8
         self._seen: int | None = None
@@ -126,16 +127,23 @@ class ConstrainedDecoder:
     def _held(self) -> dict[str, Any]:
         """The schema without the keywords that the engine does not know."""
         left = [name for name in _UNHELD[self.backend] if f'"{name}"' in json.dumps(self.schema)]
+        if self.backend == "outlines_core" and _free_required(self.schema):
+            left = [*left, "required (names without a schema)"]
         if left:
             warnings.warn(f"{self.backend} does not hold to {', '.join(left)}: checked after decoding", stacklevel=3)
         return dict(_without(self.schema, left))
 
     def _finite(self, allowed: Ids, tail: bytes) -> Ids:
-        """Without a third digit of an exponent, since the grammar allows 1e999, which no float holds; and without control
-        tokens, which are no text.
+        """Without a third digit of an exponent, since the grammar allows 1e999, which no float holds; without control
+        tokens, which are no text; and without bytes that are no UTF-8, such as half a surrogate pair, which xgrammar allows.
         """
         begins, long, special = self._digits
-        rest = allowed[~(long[allowed] | special[allowed] & (allowed != self.end) | (begins[allowed] & bool(_EXPONENT.search(tail))))]  # fmt: skip
+        bad = long | special | self._torn
+        bad[self.end] = False
+        rest = allowed[~(bad[allowed] | (begins[allowed] & bool(_EXPONENT.search(tail))))]
+        if tail[-1:] in _NEXT:
+            low, high = _NEXT[tail[-1:]]
+            rest = rest[(self._first[rest] >= low) & (self._first[rest] <= high)]
         return rest if rest.size else allowed
 
     def _closing(self, allowed: Ids) -> int:
@@ -167,6 +175,28 @@ def _digit_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.b
     spelt = [_token_bytes(tokenizer, id) for id in range(tokenizer.vocab_size)]
     special = np.array([id in controls for id in range(len(spelt))])
     return np.array([part[:1].isdigit() for part in spelt]), np.array([bool(_LONG.search(part)) for part in spelt]), special  # fmt: skip
+
+
+# What may follow these bytes in UTF-8: other second bytes would be overlong, half a surrogate pair, or beyond Unicode.
+_NEXT = {b"\xe0": (0xA0, 0xBF), b"\xed": (0x80, 0x9F), b"\xf0": (0x90, 0xBF), b"\xf4": (0x80, 0x8F)}
+_TORN = re.compile(rb"\xe0[\x80-\x9f]|\xed[\xa0-\xbf]|\xf0[\x80-\x8f]|\xf4[\x90-\xbf]|[\xf5-\xff]")
+
+
+@lru_cache(maxsize=4)
+def _first_bytes(tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Of every token its first byte (-1: none), and whether its bytes are no UTF-8 in themselves."""
+    spelt = [_token_bytes(tokenizer, id) for id in range(tokenizer.vocab_size)]
+    return np.array([part[0] if part else -1 for part in spelt]), np.array([bool(_TORN.search(part)) for part in spelt])
+
+
+def _free_required(node: Any) -> bool:
+    """Whether an object must have names that its properties say nothing of."""
+    if isinstance(node, Mapping):
+        names = node.get("required")
+        if isinstance(names, list) and not set(map(str, names)) <= set(node.get("properties") or ()):
+            return True
+        return any(map(_free_required, node.values()))
+    return isinstance(node, list) and any(map(_free_required, node))
 
 
 @lru_cache(maxsize=4)

@@ -84,6 +84,7 @@ def read_tool(row: Mapping[str, Any], where: str = "row") -> ToolExamples:
         UserError: missing fields, or a signature beyond mending.
     """
     try:
+        _check_row(row)
         text, name = row["api_function"], row["api_name"]
         try:
             signature = parse_signature(text)
@@ -98,6 +99,20 @@ def read_tool(row: Mapping[str, Any], where: str = "row") -> ToolExamples:
     except (KeyError, TypeError, ValueError) as error:
         said = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(f"{where}: {said}") from None
+
+
+def _check_row(row: Any) -> None:
+    """What every row of a catalogue has; the rest of its reading may rely on it."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"got {type(row).__name__}, need an object with api_name, description_for_human, api_function, example")  # fmt: skip
+    for name in ("api_name", "description_for_human", "api_function"):
+        if not isinstance(row[name], str):
+            raise ValueError(f"{name}: got {type(row[name]).__name__}, need text")
+    pairs = row.get("example", ())
+    if not isinstance(pairs, list | tuple) or not all(isinstance(each, Mapping) for each in pairs):
+        raise ValueError("example: need a list of objects with query and call")
+    if bad := [each for each in pairs if not isinstance(each["query"], str) or not isinstance(each["call"], str)]:
+        raise ValueError(f"example: query and call must be text, got {str(bad[0])[:80]}")
 
 
 def read_tools(path: str | Path) -> tuple[tuple[ToolExamples, ...], Faults]:
@@ -239,5 +254,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             rows = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: no JSON: {error}") from None
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: got {type(rows).__name__}, need a list of rows")
         return list(enumerate(rows, start=1))
     return list(read_lines(path))

@@ -29,6 +29,7 @@ class ChatDecider:
         concurrency: samples at a time.
         constrained: decode decisions as one of their choices.
         max_tokens: of a call's arguments.
+        decides: False leaves no decision: it always searches and names a tool, as a model whose marker token triggers a call.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class ChatDecider:
         concurrency: int = 32,
         constrained: bool = True,
         max_tokens: int = 128,
+        decides: bool = True,
     ) -> None:
         self.speaker, self.constrained, self.max_tokens = speaker, constrained, max_tokens
+        self.decides = decides
         self._gate = Gate(concurrency)
         self._shown: list[Message] = []
         for sample in demonstrations:
@@ -61,24 +64,25 @@ class ChatDecider:
         async with self._gate:
             system, query = render.opening(sample.query)
             messages = [system, *self._shown, query]
-            try:
-                first = await choose(
-                    self.speaker, messages, (render.SEARCH, render.ANSWER), constrained=self.constrained
-                )
-            except NoChoiceError:
-                return Prediction(False, complete=False)
-            except UserError as error:  # such as a conversation longer than the model reads
-                raise UserError(f"{sample.query[:40]!r}: {error}") from None
-            sure = None if first.logprob is None else math.exp(min(0.0, first.logprob))
-            search = first.text == render.SEARCH
-            p_search = None if sure is None else sure if search else 1 - sure
+            search, p_search = True, None
+            if self.decides:
+                try:
+                    first = await choose(
+                        self.speaker, messages, (render.SEARCH, render.ANSWER), constrained=self.constrained
+                    )
+                except NoChoiceError:
+                    return Prediction(False, complete=False)
+                except UserError as error:  # such as a conversation longer than the model reads
+                    raise UserError(f"{sample.query[:40]!r}: {error}") from None
+                sure = None if first.logprob is None else math.exp(min(0.0, first.logprob))
+                search = first.text == render.SEARCH
+                p_search = None if sure is None else sure if search else 1 - sure
             if not search or not sample.candidates:
                 return Prediction(search, p_search=p_search)
             messages += [Message("assistant", render.SEARCH), render.offer(sample.candidates)]
+            names = (*sample.names, render.NONE) if self.decides else sample.names
             try:
-                second = await choose(
-                    self.speaker, messages, (*sample.names, render.NONE), constrained=self.constrained
-                )
+                second = await choose(self.speaker, messages, names, constrained=self.constrained)
             except NoChoiceError:
                 return Prediction(True, p_search=p_search, complete=False)
             p_choice = None if second.logprob is None else math.exp(min(0.0, second.logprob))

@@ -83,6 +83,8 @@ def _row(sample: DecisionSample, format: FileFormat) -> Mapping[str, Any]:
 
 
 def _sample(row: Any, format: FileFormat) -> DecisionSample:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"got {type(row).__name__}, need an object with {'messages' if format == 'openai' else 'conversations'}")  # fmt: skip
     if format == "tooldeer":
         return parse(row, "deer-markers")
     if format == "openai":
@@ -108,6 +110,8 @@ def _value(message: Message) -> str:
 
 
 def _message(role: str, value: str) -> dict[str, Any]:
+    if not isinstance(value, str):
+        raise TypeError(f"value: got {type(value).__name__}, need a text")
     if role == "assistant" and value.startswith('{"tool_calls": '):
         return {"role": role, "content": "", "tool_calls": json.loads(value)["tool_calls"]}
     return {"role": role, "content": value, "tool_call_id": "call_1" if role == "tool" else None}

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ def open_tools(place: str) -> Iterator[ToolRegistry]:
         UserError: nothing there, or nothing that has tools.
     """
     if place.startswith(MCP):
+        if not place.removeprefix(MCP).strip():
+            raise UserError("--tools: got mcp: alone, need mcp:COMMAND or mcp:URL")
         with McpSession(place.removeprefix(MCP)) as session:
             yield ToolRegistry.from_mcp(session)
         return
@@ -88,7 +91,16 @@ def _functions(path: Path) -> ToolRegistry:
         raise UserError(f"--tools: {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)  # the sandbox finds a function's file by its module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's file may do anything
+        if sys.modules.get(path.stem) is module:
+            del sys.modules[path.stem]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        place = f"{path}:{line}" if line else str(path)
+        said = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(f"--tools: {place}: {type(error).__name__}: {said}") from None
     own = [each for name, each in vars(module).items() if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_") and each.__doc__]  # fmt: skip
     if not own:
         raise UserError(f"--tools: {path} has no public function with a docstring")

@@ -23,6 +23,7 @@ from tenfold.recipes.deer.world import (
     UNSEEN,
     World,
     calibration_samples,
+    encoder,
     evaluations,
     open_world,
     training_samples,
@@ -33,7 +34,6 @@ from tenfold.tools.metrics import Prediction, evaluate_decisions
 from tenfold.tools.ranker import Likeness, SearchHead
 from tenfold.tools.retrieval import BM25, Embedding, Hybrid, Retriever, retrieval_report
 from tenfold.tools.samples import DecisionSample, write_samples
-from tenfold.tools.words import embedder
 
 Row = dict[str, Any]
 FIELDS = ("stage", "seed", "sets")
@@ -154,6 +154,8 @@ def floors(run: Run, known: _Known) -> Row:
         with learners.chat_model(config.tuning.base) as chat:
             untuned = {f"{config.tuning.base}, {count} demonstrations": ChatDecider(chat, shown[:count]) for count in dict.fromkeys((0, len(shown)))}  # fmt: skip
             row["sets"] |= measured(untuned, known.sets, seed)["sets"]
+            marker = {f"{config.tuning.base}, marker token alone": ChatDecider(chat, decides=False)}
+            row["sets"] |= measured(marker, {UNSEEN: known.sets[UNSEEN]}, seed)["sets"]
     if seed == config.seeds[0]:
         row[RETRIEVAL] = retrieval(config, world)
         write_samples(run.path / "samples.jsonl", samples[:1000])
@@ -167,7 +169,7 @@ def retrieval(config: Config, world: World) -> Row:
     words, svd = BM25(tools), Embedding(tools, "tfidf-svd")
     found: dict[str, Retriever] = {"BM25": words, "TF-IDF SVD": svd, "hybrid of these": Hybrid([words, svd])}
     if config.ranking.embed is not None:
-        meaning = Embedding(tools, learners.remembered(embedder(config.ranking.embed)))
+        meaning = Embedding(tools, encoder(config.ranking.embed))
         found |= {config.ranking.embed: meaning, f"hybrid of BM25 and {config.ranking.embed}": Hybrid([words, meaning])}  # fmt: skip
     return {name: retrieval_report(each, queries, (1, 2, 3, 5, 7, 10)) for name, each in found.items()}
 

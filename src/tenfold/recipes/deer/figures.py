@@ -36,7 +36,7 @@ def decisions_figure(config: Config, rows: Sequence[Row]) -> Figure:
     left.set(xlabel="right refusals, %", ylabel="right calls, %", xlim=(-3, 103), ylim=(-3, 106), title="tools never seen (dotted: equal P_DC)")  # fmt: skip
     left.legend(fontsize=7, loc="lower left")
     left.grid(alpha=0.25)
-    names = [name for name in scores.deciders if name != REFUSES]
+    names = [name for name in scores.deciders if name != REFUSES and scores.of(name, SEEN, "P_DC")]
     place = np.arange(len(names))
     for offset, kind, colour in ((-0.2, SEEN, "#9ecae1"), (0.2, UNSEEN, "#3182bd")):
         values = [100 * float(np.mean(scores.of(name, kind, "P_DC"))) for name in names]

@@ -95,7 +95,7 @@ def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
     for arm in config.arms[1:]:
         add(f"{main} above {arm}: unseen P_DC", dc(main), dc(arm), paper=_SAMPLING.get(arm))
     for name in scores.deciders:
-        if "demonstrations" in name:
+        if config.learner == "lora" and name.startswith(config.tuning.base):
             add(f"{main} above {name}: unseen P_DC", dc(main), dc(name))
     if "call_only" in config.arms:
         refusals = scores.of("call_only", UNSEEN, "P_NoCall")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.pretrained import find
 from tenfold.nn import lora
 from tenfold.recipes.deer.config import Config
-from tenfold.recipes.deer.world import World
+from tenfold.recipes.deer.world import World, encoder
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 from tenfold.tools.decider import ChatDecider
 from tenfold.tools.metrics import Prediction
@@ -37,7 +37,6 @@ from tenfold.tools.ranker import DecisionRanker, Likeness, Ranker, SearchHead, r
 from tenfold.tools.render import render
 from tenfold.tools.samples import Candidate, DecisionSample
 from tenfold.tools.sft import to_sft
-from tenfold.tools.words import embedder
 
 CARD = "decider.json"
 TARGETS = ("q_proj", "v_proj")  # of the adapters, as the released code
@@ -77,20 +76,7 @@ def fitted_likeness(config: Config, world: World) -> Likeness:
     embed = config.ranking.embed
     tools = [Candidate.of(entry.tool) for entry in world.train]
     queries = [query for entry in world.train for query, _ in entry.examples]
-    return Likeness(None if embed is None else remembered(embedder(embed))).fit(tools, [*queries, *world.general])
-
-
-def remembered(encode: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
-    """An encoder that computes each text once in a process."""
-    known: dict[str, Any] = {}
-
-    def vectors(texts: Sequence[str]) -> Any:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, encode(new), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return vectors
+    return Likeness(None if embed is None else encoder(embed)).fit(tools, [*queries, *world.general])
 
 
 def train_ranker(task: Task, likeness: Likeness) -> tuple[Ranker, float]:

@@ -67,6 +67,8 @@ def build(
         embed: what tools are clustered by: tfidf-svd, or a sentence encoder's name or folder.
         seed: of draws and order.
     """
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out: {out} cannot be written: need a file in a folder that exists")
     if tools is None:
         data = load("deer")
         entries, queries = data.train, list(data.nosearch_train)
@@ -160,6 +162,8 @@ def eval_(
         return
     if decisions is not None:
         sets = {decisions.name: read_file(decisions, format)}
+        if not sets[decisions.name]:
+            raise UserError(f"{decisions}: has no samples; tenfold deer build makes some")
     else:
         data = load("deer")
         sets = {"toolbench": list(data.toolbench), "toolcorpus": list(data.toolcorpus)}
@@ -207,6 +211,9 @@ def agent(
     """
     if tools is None:
         raise UserError("--tools: need a file of tools, mcp:COMMAND, or the URL or file of an OpenAPI document")
+    for option, place in (("--trace", trace), ("--html", html)):
+        if place is not None and (place.is_dir() or not place.parent.is_dir()):
+            raise UserError(f"{option}: {place} cannot be written: need a file in a folder that exists")
     with ExitStack() as stack:
         registry = stack.enter_context(open_tools(tools))
         if unknown := [name for name in allow if name not in registry]:

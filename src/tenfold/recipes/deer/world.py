@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
 
 from tenfold.core import data as core_data
 from tenfold.core.errors import UserError
@@ -14,7 +17,9 @@ from tenfold.tools.data import FOLDER, bfcl_items, load
 from tenfold.tools.sampler import Mode, ToolSampler
 from tenfold.tools.samples import BuildReport, Candidate, DecisionSample, ToolExamples, build_samples
 from tenfold.tools.toy_tools import toy_world
+from tenfold.tools.words import embedder
 
+Encode = Callable[[Sequence[str]], Any]
 UNSEEN, SEEN, HARD = "unseen", "seen", "irrelevance"
 
 
@@ -82,11 +87,27 @@ def open_world(config: Config, seed: int) -> World:
     return World(source, tuple(train), tuple(held_out), tuple(unseen), tuple(kept_back), tuple(general), tuple(other), ready)  # fmt: skip
 
 
+@lru_cache(maxsize=2)
+def encoder(name: str) -> Encode:
+    """A sentence encoder that computes each text once in a process: arms and seeds share most of theirs."""
+    encode = embedder(name)
+    known: dict[str, Any] = {}
+
+    def vectors(texts: Sequence[str]) -> Any:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, encode(new), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return vectors
+
+
 def training_samples(config: Config, world: World, arm: ArmName, seed: int) -> tuple[list[DecisionSample], BuildReport, ToolSampler]:  # fmt: skip
     """What an arm learns from."""
     settings = config.candidates
     mode: Mode | Literal["mix"] = "random" if arm == "fixed" or arm == "call_only" else arm
-    sampler = ToolSampler(mode, settings.ratio, settings.k, settings.n_clusters, seed, embed=settings.embed)
+    embed = settings.embed if settings.embed == "tfidf-svd" else encoder(settings.embed)
+    sampler = ToolSampler(mode, settings.ratio, settings.k, settings.n_clusters, seed, embed=embed)
     report = BuildReport()
     ratio = 1.0 if arm == "call_only" else settings.call_ratio
     general = () if arm == "call_only" else world.general
