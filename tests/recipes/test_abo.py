@@ -165,6 +165,8 @@ def test_check_ends_with_one_where_the_model_got_worse(
         (["--input-column", "frage"], "has no column 'frage'"),
         (["--start", "@absent.txt"], "file not found: absent.txt"),
         (["--scorer", "fuzzy"], "--scorer: got 'fuzzy'"),
+        (["--start", "a\0b"], "holds a null byte at character 1"),
+        (["--likelihood", "5"], "likelihood: got 5 with method abo"),
         (["--target-model", "http://127.0.0.1:9/v1"], "need URL#MODEL"),
     ],
 )

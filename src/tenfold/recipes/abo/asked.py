@@ -18,7 +18,7 @@ from tenfold.prompts.optimizer import PromptOptimizer
 from tenfold.prompts.scorers import ExactMatch, MultipleChoice, NumberMatch, RegexMatch, Scorer
 from tenfold.prompts.selectors import UCB, BruteForce, Selector, SuccessiveHalving, SuccessiveRejects
 from tenfold.prompts.sim_worlds import WORLDS, sim_task
-from tenfold.prompts.task import Placement, Task, subset
+from tenfold.prompts.task import Placement, Task, check_prompt, subset
 from tenfold.prompts.task_files import load_bbh, load_table
 from tenfold.recipes.abo.config import Search
 from tenfold.recipes.abo.models import opened
@@ -172,7 +172,10 @@ def _scorer(name: str) -> Scorer | None:
 
 def prompts_of(asked: Asked) -> list[str]:
     """The prompts to begin with."""
-    return [_read(prompt[1:]) if prompt.startswith("@") else prompt for prompt in asked.start]
+    prompts = [_read(prompt[1:]) if prompt.startswith("@") else prompt for prompt in asked.start]
+    for prompt in prompts:
+        check_prompt(prompt)
+    return prompts
 
 
 def _read(path: str) -> str:
