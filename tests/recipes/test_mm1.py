@@ -369,3 +369,21 @@ def test_claims_pair_seeds_and_leave_out_what_was_not_run() -> None:
     assert first.holds and first.value == 61 and first.baseline == 31
     assert claims["45/45/10 above captions alone by 20 points, 8 shots on attr"].holds
     assert not any("control" in name or "redrawn" in name or "easy" in name for name in claims)
+
+
+def test_connectors_are_held_against_the_resolution() -> None:
+    reading = "task=reading+tokens=16+resolution"
+    cells = {f"{reading}=48": 20.0, f"{reading}=96": 60.0, f"{reading}=96+connector=avg": 52.0, f"{reading}=96+connector=attn": 55.0}  # fmt: skip
+    rows = [
+        {"cell": cell, "seed": seed, "few_shot": {}, "tuned": {"reading": {"all": right + seed}}}
+        for cell, right in cells.items()
+        for seed in (0, 1, 2)
+    ]
+    assert set(cells) <= set(PRESETS["ablation"].cells)
+    config = replace(PRESETS["ablation"], cells=tuple(cells))
+    claims = {claim.name: claim for claim in make_claims(config, rows, [])}
+    spread = claims["connectors differ by less than 48 and 96 pixels do: reading, points"]
+    assert (spread.value, spread.baseline, spread.holds) == (8, 40, True)
+    assert claims["reading at 96 pixels above 48 by 10 points"].margin == 30
+    fewer = replace(config, cells=(f"{reading}=48",))
+    assert not make_claims(fewer, rows[:3], [])
