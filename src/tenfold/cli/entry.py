@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit code: 0 done, 1 our error, 2 what the user can mend (a mistake, a file, a full disk), 130 interrupted.
     """
     arguments, debug = _take_debug(list(sys.argv[1:] if argv is None else argv))
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text; a terminal may lack letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(arguments)
     except SystemExit as stop:  # --help, or a verb that gives up

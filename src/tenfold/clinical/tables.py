@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tenfold.clinical.cohort import DataNotFound
 from tenfold.clinical.series import LARGEST
+from tenfold.core import packed
 from tenfold.core.errors import UserError
 
 BLOCK_BYTES = 8 << 20  # of a CSV; of a parquet file BLOCK_ROWS
@@ -197,7 +198,7 @@ def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) ->
             raise UserError(f"{path}: not UTF-8; save it as UTF-8")
     # One thread, so that rows have numbers in Arrow's own messages and memory stays at a block or two.
     options = pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    with pacsv.open_csv(path, read_options=options) as header:
+    with packed.opened(path) as file, pacsv.open_csv(file, read_options=options) as header:
         present = header.schema.names
     names = _matched(path, present, required, optional)
     convert = pacsv.ConvertOptions(
@@ -206,7 +207,10 @@ def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) ->
         strings_can_be_null=True,
         null_values=[""],
     )
-    with pacsv.open_csv(path, read_options=options, convert_options=convert) as reader:
+    with (
+        packed.opened(path) as file,
+        pacsv.open_csv(file, read_options=options, convert_options=convert) as reader,
+    ):
         yield from _numbered(path, reader, names)
 
 

@@ -33,9 +33,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) to `path`: temporary file, fsync, rename."""
+    """Write `data` (text as UTF-8) to `path`: temporary file, fsync, rename.
+
+    Bytes of a file's name that are no text, which Python holds as halves of surrogate pairs, are spelt `\\udcff`, as JSON
+    spells them, so that it reads them back.
+    """
     with replacing(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        temporary.write_bytes(_encoded(data) if isinstance(data, str) else data)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -51,7 +55,7 @@ def append_line(path: Path, line: str) -> None:
         size = os.fstat(descriptor).st_size
         if size and _read_at(descriptor, size - 1, 1) != b"\n":
             os.ftruncate(descriptor, _read_at(descriptor, 0, size).rfind(b"\n") + 1)
-        rest = (line + "\n").encode("utf-8")
+        rest = _encoded(line + "\n")
         while rest:  # a disk that fills up takes a part; only the next write says why
             rest = rest[os.write(descriptor, rest) :]
     finally:
@@ -86,6 +90,10 @@ def checked_name(name: str) -> str:
     if not name or name.startswith(".") or len(name) > 120 or forbidden:
         raise ValueError(f'name: got {name!r}, need 1..120 characters, no leading dot and none of / \\ : * ? " < > |')
     return name
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _read_at(descriptor: int, start: int, size: int) -> bytes:

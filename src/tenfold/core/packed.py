@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ def lines(path: Path, *, encoding: str = "utf-8", longest: int = LONGEST_LINE) -
         UserError: damaged, a bomb, not UTF-8, or a line that is longer.
         OSError: it cannot be read.
     """
-    raw: Any = _Bounded(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    with _damage_named(path), io.TextIOWrapper(raw, encoding=encoding) as text:
+    with opened(path) as raw, io.TextIOWrapper(raw, encoding=encoding) as text:
         number = 0
         try:
             while line := text.readline(longest + 1):
@@ -65,6 +64,18 @@ def lines(path: Path, *, encoding: str = "utf-8", longest: int = LONGEST_LINE) -
                 yield line
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 after line {number} ({error.reason}); convert it first") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file to be read once, unpacked where its name ends in .gz.
+
+    Raises:
+        UserError: within the block: damaged, or a bomb.
+        OSError: it cannot be read.
+    """
+    with _damage_named(path), _Bounded(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        yield file  # type: ignore[misc]  # a gzip file has all of a file's methods
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:

@@ -341,6 +341,8 @@ def _command_line() -> str:
 
 def _new_folder(parent: Path, name: str) -> Path:
     """Make a folder that did not exist: mkdir itself is the test, so two runs that start together get two folders."""
+    if "\\udc" in ascii(str(parent)):  # TensorBoard and safetensors could not write there
+        raise UserError(f"{parent}: the folder's name is no UTF-8 text; name another with --runs-dir")
     parent.mkdir(parents=True, exist_ok=True)
     attempt = 1
     while True:

@@ -8,7 +8,6 @@ names in twelve languages, keywords); both give an `EmojiSet`.
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
 import zlib
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from tenfold.core.errors import UserError
 from tenfold.vision.images import WHITE, composite, decode
 from tenfold.vision.rows import check_keys, read_rows
 from tenfold.vision.shapes_world import PALETTE, one_of
-from tenfold.vision.webdataset import Span, read_shard
+from tenfold.vision.webdataset import Span, read_about, read_shard
 
 STYLES = {"noto": "google", "twemoji": "twitter"}  # style in captions -> whose drawings they are in the files
 CAPTION = "{style} emoji of {name}"
@@ -163,7 +162,7 @@ def read_emoji_shard(path: str | Path) -> EmojiSet:
         missing = [kind for kind in ("json", *kind_of.values()) if kind not in kinds]
         if missing:
             raise UserError(f"{where}: got no .{missing[0]}; every emoji needs .json, .{', .'.join(kind_of.values())}")
-        rows.append(_described(kinds["json"], f"{where}: .json"))
+        rows.append(_described(kinds, where))
         for style, kind in kind_of.items():
             drawing = decode(kinds[kind].read(), f"{where}: .{kind}", mode="RGBA", max_pixels=MAX_SIDE**2)
             side = drawn["noto"][0].shape[0] if drawn["noto"] else drawing.shape[0]
@@ -213,20 +212,13 @@ def _background(colour: str | None) -> tuple[int, int, int]:
     return PALETTE[colour]
 
 
-def _described(span: Span, where: str) -> Emoji:
+def _described(kinds: Mapping[str, Span], where: str) -> Emoji:
     """The emoji that a shard's .json describes."""
-    try:
-        row: Any = json.loads(span.read())
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as fault:
-        raise UserError(f"{where}: not JSON ({fault}); write it again") from fault
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: got {type(row).__name__}, need a JSON object")
+    row = read_about(kinds, where)
     keys = {"name": dict, "keywords": list} | dict.fromkeys(("hexcode", "char", "group", "subgroup"), str)
-    check_keys(row, keys, where, f"it needs {', '.join(keys)}")
+    check_keys(row, keys, f"{where}: .json", f"it needs {', '.join(keys)}")
     if not isinstance(row["name"].get("en"), str):
-        raise UserError(f"{where}: name: got no English one; need a text under en")
+        raise UserError(f"{where}: .json: name: got no English one; need a text under en")
     return Emoji(
         row["char"],
         row["hexcode"].lower(),

@@ -226,9 +226,10 @@ def _caption(span: Span, where: str | Path) -> str:
 
 
 def _json_caption(span: Span, where: str) -> str:
+    text = _text(span, where)
     try:
-        row = json.loads(_text(span, where))
-    except (json.JSONDecodeError, RecursionError) as fault:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as fault:
         raise UserError(f"{where}: its .json is not JSON ({fault}); write it again") from fault
     caption = next((row[key] for key in ("caption", "text") if key in row), None) if isinstance(row, dict) else None
     if not isinstance(caption, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 
 from tenfold.core.errors import UserError
 from tenfold.vision.picture_refs import span_ref
+from tenfold.vision.rows import check_keys
 from tenfold.vision.scenes import COLOURS, COLUMNS, SHAPES, SIZES, caption, random_scene, scene_questions
-from tenfold.vision.webdataset import read_shard
+from tenfold.vision.webdataset import read_about, read_shard
 
 ATTRIBUTES = ("colour", "shape", "size", "column")
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "sv", "fi", "pl", "hu", "et")
@@ -86,11 +86,14 @@ class EmojiNames:
         groups: dict[str, list[int]] = {}
         for sample, kinds in read_shard(Path(path)).items():
             drawings = [kinds[kind] for kind in ("google.webp", "twitter.webp") if kind in kinds]
+            where = f"{path}: {sample!r:.80}"
             if "json" not in kinds or not drawings:
-                raise UserError(f"{path}: {sample!r:.80}: need a .json and a drawing")
-            about = json.loads(kinds["json"].read())
+                raise UserError(f"{where}: need a .json and a drawing")
+            about = read_about(kinds, where)
+            keys = {"name": dict, "subgroup": str, "keywords": list}
+            check_keys(about, keys, f"{where}: .json", f"it needs {', '.join(keys)}")
             images = [span_ref(span) for span in drawings]
-            rows.append({"images": images, **{key: about[key] for key in ("name", "subgroup", "keywords")}})
+            rows.append({"images": images, **{key: about[key] for key in keys}})
             groups.setdefault(about["subgroup"], []).append(len(rows) - 1)
         if not rows:
             raise UserError(f"{path}: got no emoji, need at least one")

@@ -5,9 +5,12 @@ A member's name up to the first dot of its last part is the sample, the rest its
 
 from __future__ import annotations
 
+import json
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tenfold.core.errors import UserError
 
@@ -71,6 +74,24 @@ def read_shard(path: Path) -> Shard:
     if Span(path, end, min(_BLOCK, max(path.stat().st_size - end, 0))).read() != bytes(_BLOCK):
         raise UserError(f"{path}: the tar is cut off, its end mark is missing; copy it again")
     return shard
+
+
+def read_about(kinds: Mapping[str, Span], where: str) -> dict[str, Any]:
+    """The JSON object in a sample's .json; `where` opens every error.
+
+    Raises:
+        UserError: no .json, no JSON, or no object.
+    """
+    if "json" not in kinds:
+        raise UserError(f"{where}: got no .json, need one")
+    content = kinds["json"].read()
+    try:
+        about = json.loads(content)
+    except (ValueError, RecursionError) as fault:
+        raise UserError(f"{where}: .json: not JSON ({fault}); write it again") from fault
+    if not isinstance(about, dict):
+        raise UserError(f"{where}: .json: got {type(about).__name__}, need a JSON object")
+    return about
 
 
 def _add(shard: Shard, member: tarfile.TarInfo, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tenfold.vision.instructions import Instructions
 from tenfold.vision.interleaved import CAPTION_PROMPT, CaptionDocuments, EmojiNames, InterleavedDocuments
 from tenfold.vision.multimodal_packing import Collate, packed_stream
 from tenfold.vision.picture_refs import span_ref
-from tenfold.vision.webdataset import read_shard
+from tenfold.vision.webdataset import read_about, read_shard
 
 Segments = list[dict[str, Any]]
 HELD_OUT_EVERY = 7  # of the lexicon's lines one in so many is only scored
@@ -64,10 +63,12 @@ def _shard_captions(path: Path) -> list[Segments]:
     """Titles or English captions of a shard of the prepared pictures."""
     found: list[Segments] = []
     for sample, kinds in read_shard(path).items():
-        about = json.loads(kinds["json"].read())
-        text = about.get("title") or (about.get("caption") or {}).get("en")
+        where = f"{path}: {sample!r:.80}"
+        about = read_about(kinds, where)
+        captions = about.get("caption")
+        text = about.get("title") or (captions.get("en") if isinstance(captions, dict) else None)
         if not isinstance(text, str) or "webp" not in kinds:
-            raise UserError(f"{path}: {sample!r:.80}: need a .webp, and a title or an English caption")
+            raise UserError(f"{where}: need a .webp, and a title or an English caption")
         found.append([{"image": span_ref(kinds["webp"])}, {"text": f"{CAPTION_PROMPT} {text}"}])
     return found
 
