@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +17,15 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.recipes.deer import PRESETS, Config, check, train
 from tenfold.recipes.deer.config import Candidates, Data, Ranking, Tuning
-from tenfold.recipes.deer.findings import Scores
-from tenfold.recipes.deer.world import drawn, open_world, training_samples
+from tenfold.recipes.deer.findings import Scores, decisions_table
+from tenfold.recipes.deer.learners import VOCABULARY, spelling
+from tenfold.recipes.deer.world import UNSEEN, drawn, open_world, training_samples
 from tenfold.text.chat import Message, Reply, Sampling, ScriptedChatModel, ToolCall, Usage
-from tenfold.tools.samples import read_samples
+from tenfold.text.tokenizer import train_tokenizer
+from tenfold.tools.calls import Call
+from tenfold.tools.metrics import Prediction, evaluate_decisions
+from tenfold.tools.render import RULES
+from tenfold.tools.samples import Candidate, DecisionSample, read_samples
 from tenfold.tools.trace import Trace
 
 TOY = Data(source="toy", held_out=8, most=40, tools=40, unseen=16)
@@ -95,6 +101,29 @@ def test_one_set_of_candidates_a_tool() -> None:
         if sample.target:
             sets.setdefault((sample.target, sample.branch), set()).add(sample.names)
     assert all(len(found) == 1 for found in sets.values())
+
+
+def test_arguments_stand_in_the_table_of_those_who_write_them() -> None:
+    tool = Candidate("cat", "finds cats", "cat(n: int)")
+    sample = DecisionSample("three cats", "call", (tool,), "cat", Call("cat", {"n": 3}))
+    said = {"silent": Prediction(True, "cat"), "writes": Prediction(True, "cat", Call("cat", {"n": 4}))}
+    sets = {name: {UNSEEN: evaluate_decisions([sample], [guess], bootstrap=10)} for name, guess in said.items()}
+    rows = [{"stage": "floors", "seed": 0, "source": "deer", "sets": sets}]
+    silent, writes = decisions_table(SMALL, rows, UNSEEN)
+    assert (silent["arguments right"], writes["arguments right"], writes["arguments valid"]) == ("", "0.0", "100.0")
+    del sets["writes"]
+    assert "arguments right" not in decisions_table(SMALL, rows, UNSEEN)[0]
+
+
+def test_names_of_trained_and_of_unseen_tools_are_spelt_alike() -> None:
+    config = PRESETS["toy"]
+    world = open_world(config, 0)
+    samples = training_samples(config, world, "random", 0)[0]
+    tokenizer = train_tokenizer(spelling(samples), VOCABULARY)
+    pieces = [[len(tokenizer.encode(entry.tool.name)) for entry in tools] for tools in (world.train, world.unseen)]
+    trained, unseen = map(statistics.fmean, pieces)
+    assert 0.95 < trained / unseen < 1.05 and min(pieces[0]) > 1
+    assert len(tokenizer.encode(RULES)) < len(RULES) / 3  # what all samples share is not spelt by letters
 
 
 def test_a_decoder_from_scratch(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from tenfold.tools.samples import Candidate, DecisionSample
 from tenfold.tools.sft import to_sft
 
 CARD = "decider.json"
+VOCABULARY = 512  # tokens of the small decoder
 TARGETS = ("q_proj", "v_proj")  # of the adapters, as the released code
 
 
@@ -109,10 +111,19 @@ def new_language_model(config: Config, samples: Sequence[DecisionSample], seed: 
     if config.learner == "lora":
         place = find(settings.base)
         return Decoder.from_pretrained(place, dtype=torch.float32), Tokenizer.load(place)
-    texts = [message.content for sample in samples for message in render(sample)]
-    tokenizer = train_tokenizer(texts, 1024)
+    tokenizer = train_tokenizer(spelling(samples), VOCABULARY)
     cfg = DecoderConfig(tokenizer.vocab_size, settings.dim, settings.layers, settings.heads, settings.heads, settings.dim // settings.heads, settings.ffn, max_len=settings.max_length)  # fmt: skip
     return Decoder(cfg, torch.Generator().manual_seed(forward_seed(seed, 0, 0, 0))), tokenizer
+
+
+def spelling(samples: Sequence[DecisionSample]) -> list[str]:
+    """Texts that a small tokenizer is trained on: every line once, and what many samples share as often as they do.
+
+    A tool's line stands in dozens of samples. Counted so often, its made-up name becomes one token, an unseen tool's name
+    falls into others, and a model learns names by heart where it should learn to copy them.
+    """
+    counts = Counter(line for sample in samples for line in {line for message in render(sample) for line in message.content.split("\n")})  # fmt: skip
+    return [line for line in sorted(counts) for _ in range(counts[line] if counts[line] > len(samples) / 10 else 1)]
 
 
 def train_language_model(task: Task) -> tuple[float, float]:
