@@ -42,7 +42,7 @@ from tenfold.recipes.mm1.config import (
 from tenfold.recipes.mm1.contrastive import encoder_file
 from tenfold.recipes.mm1.documents import batches, make_tokenizer, mixture, texts
 from tenfold.recipes.mm1.experiment import check, wants_aim
-from tenfold.recipes.mm1.findings import make_claims
+from tenfold.recipes.mm1.findings import make_claims, summary
 from tenfold.recipes.mm1.network import EncodedOnce, build, build_optimizer, decoder_config
 from tenfold.recipes.mm1.published import SIZES
 from tenfold.recipes.mm1.reconstructive import train_aim
@@ -387,3 +387,9 @@ def test_connectors_are_held_against_the_resolution() -> None:
     assert claims["reading at 96 pixels above 48 by 10 points"].margin == 30
     fewer = replace(config, cells=(f"{reading}=48",))
     assert not make_claims(fewer, rows[:3], [])
+
+
+@pytest.mark.parametrize(("right", "told"), [(33.0, True), (60.0, False)])
+def test_the_summary_says_where_answers_come_from_the_question_alone(right: float, told: bool) -> None:
+    row = {"cell": MAIN, "seed": 0, "few_shot": {}, "tuned": {"scenes": {"all": right, "without pictures": 30.0}}}
+    assert ("no better than guessing" in summary(SMALL, [row])) is told

@@ -14,6 +14,7 @@ from tenfold.recipes.mm1.published import AXIS
 
 Row = dict[str, Any]
 READING = "task=reading+tokens=16"
+READS = 10.0  # points above blind answers from which on a model is said to read its pictures
 EASY_MAJORITY = 67.0  # per cent of easy-VQA's test questions, by the most frequent answer to each question
 
 
@@ -181,4 +182,6 @@ def summary(config: Config, rows: Sequence[Row]) -> str:
         words.append(
             f"Tuned on {task}: {figures['all']:.0f} % right, {figures['without pictures']:.0f} % where the pictures are left out (first seed)."
         )
+        if figures["all"] < figures["without pictures"] + READS:
+            words.append("That is no better than guessing from the question: such answers say nothing about the picture yet; train longer.")  # fmt: skip
     return " ".join(words)
