@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 import shutil
+import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +140,17 @@ def replies(root: Path) -> None:
     store = ReplyStore(root / "r.db")
     store.put(b"key", [Reply("a", "stop", Usage(1, 1))])
     store.add_model("id", "name")
+    with contextlib.closing(sqlite3.connect(root / "r.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for beside in ("r.db-wal", "r.db-shm"):
+        (root / beside).unlink(missing_ok=True)
 
 
 def read_replies(root: Path) -> Any:
-    store = ReplyStore(root / "r.db", read_only=True)
-    return store.get(b"key", 1), store.models()
+    # A copy of each: a database that is open is mapped, and to cut its file under it would end the process.
+    with tempfile.TemporaryDirectory(dir=root) as fresh:
+        store = ReplyStore(shutil.copy(root / "r.db", fresh), read_only=True)
+        return store.get(b"key", 1), store.models()
 
 
 CANDIDATE = {"id": 0, "text": "Think.", "op": "start", "step": 0, "parent": None, "reflection": None, "extra": {}, "scores": {}, "dropped": None}  # fmt: skip

@@ -34,8 +34,8 @@ from tenfold.vision.image_text import open_image_text
 from tenfold.vision.images import decode
 from tenfold.vision.webdataset import read_shard
 
-UNPACKED = 2 << 30  # bytes
-MEMORY = 700 << 20  # that reading may add; bounds are 64 MiB of content, which is held up to a few times
+UNPACKED = 1 << 30  # bytes
+MEMORY = 700 << 20  # that reading may add; what may be unpacked is held a few times over
 
 
 def gz(row: bytes) -> bytes:
@@ -68,7 +68,7 @@ def png(width: int, height: int, chunk: bytes = b"") -> bytes:
 
 
 def text_chunk() -> bytes:
-    data = b"k\0\0" + zlib.compress(bytes(1 << 28))
+    data = b"k\0\0" + zlib.compress(ZEROS)
     return struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
 
 
@@ -86,21 +86,21 @@ def parquet() -> bytes:
     return buffer.getvalue()
 
 
-ZEROS = bytes(1 << 28)
+ZEROS = bytes(100 << 20)
 BOMBS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], Any]]] = {
     "texts": ("bomb.txt.gz", lambda: gz(b"a b\n"), lambda root: load_texts([root / "bomb.txt.gz"], max_bytes=64 << 20)),
-    "lines of text": ("bomb.txt.gz", lambda: gz(b"a b\n" * 1000), lambda root: read_texts(root / "bomb.txt.gz")),
-    "rows": ("lambada.jsonl.gz", lambda: gz(b'{"context": "a", "target": "b"}\n'), lambda root: tasks.load("lambada", root)),
+    "lines of text": ("bomb.txt.gz", lambda: gz(b"a b " * 1000 + b"\n"), lambda root: read_texts(root / "bomb.txt.gz")),
+    "rows": ("lambada.jsonl.gz", lambda: gz(b'{"context": "%s", "target": "b"}\n' % (b"a" * 2000)), lambda root: tasks.load("lambada", root)),
     "one row": ("lambada.jsonl.gz", lambda: gz(bytes(1000)), lambda root: tasks.load("lambada", root)),
     "GSM8K": ("bomb.jsonl.gz", lambda: gz(b"[]"), lambda root: grade_school_maths(root / "bomb.jsonl.gz")),
-    "triples": ("bomb.tsv.gz", lambda: gz(b"a\tb\tc\n"), lambda root: read_triples(root / "bomb.tsv.gz")),
-    "a table": ("bomb.csv.gz", lambda: gz(b"id\n"), lambda root: tables.read_columns(root / "bomb.csv.gz", ["id"])),
+    "triples": ("bomb.tsv.gz", lambda: gz(b"%s\tb\tc\n" % (b"a" * 2000)), lambda root: read_triples(root / "bomb.tsv.gz")),
+    "a table": ("bomb.csv.gz", lambda: gz(b"id\n" + b"x" * 2000 + b"\n"), lambda root: tables.read_columns(root / "bomb.csv.gz", ["id"])),
     "a table of one row": ("bomb.csv.gz", lambda: gz(b"x"), lambda root: tables.read_columns(root / "bomb.csv.gz", ["id"])),
-    "stays": ("physionet2012_a.npz", lambda: npz(value=array((1 << 28,), ZEROS)), read_physionet2012),
+    "stays": ("physionet2012_a.npz", lambda: npz(value=array((len(ZEROS),), ZEROS)), read_physionet2012),
     "stays of any size": ("physionet2012_a.npz", lambda: npz(value=array((1 << 45,))), read_physionet2012),
-    "a graph": ("bomb.npz", lambda: npz(names=array((1 << 28,), ZEROS)), lambda root: KnowledgeGraph.load(root / "bomb.npz")),
+    "a graph": ("bomb.npz", lambda: npz(names=array((len(ZEROS),), ZEROS)), lambda root: KnowledgeGraph.load(root / "bomb.npz")),
     "a graph of any size": ("bomb.npz", lambda: npz(names=array((1 << 45,))), lambda root: KnowledgeGraph.load(root / "bomb.npz")),
-    "emoji": ("bomb.npz", lambda: npz(google=array((1, 1 << 13, 1 << 13, 4), ZEROS), twitter=b""), emoji),
+    "emoji": ("bomb.npz", lambda: npz(google=array((1, 5120, 5120, 4), ZEROS), twitter=b""), emoji),
     "a picture": ("bomb.png", lambda: png(60_000, 60_000), lambda root: decode((root / "bomb.png").read_bytes(), "p")),
     "a picture's text": ("bomb.png", lambda: png(60_000, 60_000, text_chunk()), lambda root: decode((root / "bomb.png").read_bytes(), "p")),
 }  # fmt: skip

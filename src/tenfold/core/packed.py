@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from tenfold.core.errors import UserError
 
-ALLOWED = 64 << 20  # bytes that a file may always unpack to
-MOST_TIMES = 200  # a larger one may unpack to so many times its own size; text is packed to a tenth or so
+# What a file may unpack to: so many bytes in any case, or so many times its own size. Text is packed to a tenth or so, arrays
+# of zeros and ones to a hundredth; bombs to a thousandth.
+TEXT_ALLOWED, TEXT_TIMES = 16 << 20, 50
+ARRAYS_ALLOWED, ARRAYS_TIMES = 64 << 20, 200
 LONGEST_LINE = 64 << 20  # characters
 _PIECE = 1 << 20
 _DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -29,7 +31,7 @@ def unpacked(path: Path, most: int | None = None) -> bytes:
 
     Args:
         path: the file.
-        most: bytes that it may unpack to; None: 64 MiB, or 200 times its own size where that is more.
+        most: bytes that it may unpack to; None: 16 MiB, or 50 times its own size where that is more.
     Raises:
         UserError: damaged, or a bomb.
         OSError: it cannot be read.
@@ -93,7 +95,7 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, NDA
             wanted = list(members if names is None else names)
             if missing := [name for name in wanted if name not in members]:
                 raise UserError(f"{path}: got no array {missing[0]!r:.80}; the file is another one, or damaged")
-            bound = max(ALLOWED, MOST_TIMES * path.stat().st_size)
+            bound = max(ARRAYS_ALLOWED, ARRAYS_TIMES * path.stat().st_size)
             if sum(members[name].file_size for name in wanted) > bound:
                 raise UserError(f"{path} unpacks to more than {bound} bytes, far more than its own size; is it whole?")
             return {name: _read_array(archive, members[name]) for name in wanted}
@@ -130,7 +132,7 @@ class _Bounded(gzip.GzipFile):
     def __init__(self, path: Path, most: int | None = None) -> None:
         super().__init__(path, "rb")
         self._path = path
-        self._most = max(ALLOWED, MOST_TIMES * path.stat().st_size) if most is None else most
+        self._most = max(TEXT_ALLOWED, TEXT_TIMES * path.stat().st_size) if most is None else most
         self._count = 0
 
     def read(self, size: int | None = -1) -> bytes:
