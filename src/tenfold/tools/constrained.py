@@ -54,8 +54,11 @@ class ConstrainedDecoder:
             raise UserError("tokenizer: it has no end-of-text token, which closes an answer")
         self.schema, self.tokenizer, self.backend, self.end = dict(schema), tokenizer, backend, end
         self._start = _ENGINES[backend](self._held(), tokenizer, end)
-        self._rank, self._digits = _closing_ranks(tokenizer, end), _digit_tokens(tokenizer)
-        self._first, self._torn = _first_bytes(tokenizer)
+        self._rank = _closing_ranks(tokenizer, end)
+        self._begins, long, special = _digit_tokens(tokenizer)
+        self._first, torn = _first_bytes(tokenizer)
+        self._bad = long | special | torn
+        self._bad[end] = False
         self._quotes = np.array([_token_bytes(tokenizer, id) == b'"' for id in range(tokenizer.vocab_size)])
         self._reserve = 2 * self._shortest() + 8
         self._seen: int | None = None
@@ -137,10 +140,9 @@ class ConstrainedDecoder:
         """Without a third digit of an exponent, since the grammar allows 1e999, which no float holds; without control
         tokens, which are no text; and without bytes that are no UTF-8, such as half a surrogate pair, which xgrammar allows.
         """
-        begins, long, special = self._digits
-        bad = long | special | self._torn
-        bad[self.end] = False
-        rest = allowed[~(bad[allowed] | (begins[allowed] & bool(_EXPONENT.search(tail))))]
+        rest = allowed[~self._bad[allowed]]
+        if _EXPONENT.search(tail):
+            rest = rest[~self._begins[rest]]
         if tail[-1:] in _NEXT:
             low, high = _NEXT[tail[-1:]]
             rest = rest[(self._first[rest] >= low) & (self._first[rest] <= high)]
