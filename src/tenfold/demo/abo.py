@@ -17,7 +17,7 @@ from tenfold.demo.tab import Tab, figure_box, handle, picture_of
 from tenfold.demo.worker import Deadline
 from tenfold.prompts.journal import read_journal
 from tenfold.prompts.result import Result
-from tenfold.recipes.abo.asked import Asked, models_of, prompts_of, search_of, task_of
+from tenfold.recipes.abo.asked import Asked, models_of, search_of, task_of
 
 LONGEST = 1000  # characters of a prompt
 METHODS = ("abo", "apo", "opro", "ape")
@@ -62,7 +62,8 @@ def search(asked: Asked, folder: Path, deadline: Deadline, tell: Callable[[list[
     try:
         task = task_of(asked)
         with models_of(asked) as models:
-            result = search_of(asked, models, task, folder).optimize(task, prompts_of(asked))
+            # The words themselves: on the command line a prompt that begins with @ names a file to read.
+            result = search_of(asked, models, task, folder).optimize(task, list(asked.start))
     finally:
         done.set()
         watcher.join()

@@ -11,8 +11,8 @@ from typing import Any
 from tenfold.core.errors import UserError
 from tenfold.core.model_folder import CONFIG
 from tenfold.demo import limits
-from tenfold.demo.shelf import Room
-from tenfold.demo.tab import Tab, handle
+from tenfold.demo.shelf import FIRST, Room
+from tenfold.demo.tab import Tab, handle, untagged
 from tenfold.demo.worker import Deadline
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.pretrained import list_models
@@ -136,7 +136,7 @@ def build(room: Room) -> None:
     import gradio as gr
 
     def listed() -> Any:
-        names = room.job(lambda deadline: [each.name for each in room.opened(Speakers).choices])
+        names = room.job(lambda deadline: [each.name for each in room.opened(Speakers).choices], FIRST)
         if not names:
             raise UserError(f"{room.run} has no model; {room.how_to_make}")
         return gr.Dropdown(choices=names, value=names[0])
@@ -145,7 +145,7 @@ def build(room: Room) -> None:
         question: str, history: Any, who: str, temperature: float, most: int, seed: int
     ) -> Iterator[tuple[str, list[dict[str, str]]]]:
         messages = conversation(history, question)
-        shown = [{"role": each.role, "content": each.content} for each in messages]
+        shown = [{"role": each.role, "content": untagged(each.content)} for each in messages]
 
         def job(deadline: Deadline, tell: Callable[[str], None]) -> None:
             for text in reply(room.opened(Speakers).speaker(who), messages, temperature, most, seed, deadline):
@@ -154,7 +154,7 @@ def build(room: Room) -> None:
 
         yield "", [*shown, {"role": "assistant", "content": "…"}]
         for text in room.stream(job, 90):
-            yield "", [*shown, {"role": "assistant", "content": text}]
+            yield "", [*shown, {"role": "assistant", "content": untagged(text)}]
 
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
@@ -169,6 +169,7 @@ def build(room: Room) -> None:
                 render_markdown=False,
                 allow_tags=False,
                 feedback_options=None,
+                buttons=["copy"],
                 placeholder="Write a question below. Models of a short run are small: they have the form of an answer, not its sense.",
             )
             with gr.Row():

@@ -11,7 +11,7 @@ from tenfold.clinical.events import EventTimeDataset
 from tenfold.clinical.state_space import DeepStateSpace
 from tenfold.core.errors import UserError
 from tenfold.demo import limits
-from tenfold.demo.shelf import Room
+from tenfold.demo.shelf import FIRST, Room
 from tenfold.demo.tab import Tab, figure_box, handle, picture_of
 from tenfold.demo.worker import Deadline
 from tenfold.recipes.deep_ssm import figures
@@ -29,7 +29,7 @@ from tenfold.recipes.deep_ssm.verbs import (
 )
 
 SHOWN = 200  # patients that can be chosen
-DRAWS = 100  # states of the band
+DRAWS = 40  # states of the band
 
 
 def open_first(run: Path) -> Opened:
@@ -126,7 +126,7 @@ def build(room: Room) -> None:
             picture, rows = curves(opened, patients, patients.ids[0])
             return patients.ids, max(event.n_slots for event in opened.events), rows, picture
 
-        ids, slots, rows, picture = room.job(job)
+        ids, slots, rows, picture = room.job(job, FIRST)
         slider = gr.Slider(minimum=0, maximum=slots, value=slots)
         return gr.Dropdown(choices=ids, value=ids[0]), slider, picture, rows
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from tenfold.core.errors import UserError
 from tenfold.demo import limits
-from tenfold.demo.shelf import Room
+from tenfold.demo.shelf import FIRST, Room
 from tenfold.demo.tab import Tab, framed, handle
 from tenfold.demo.worker import Deadline
 from tenfold.graph.explain import explain_page
@@ -61,10 +62,14 @@ def build(room: Room) -> None:
             relations = [reasoner.kg.relation_names[number] for number in sorted(reasoner.trained)]
             return list(reasoner.kg.entity_names[:LISTED]), relations, examples(reasoner)
 
-        heads, relations, some = room.job(job)
+        heads, relations, some = room.job(job, FIRST)
         head, relation = some[0] if some else (heads[0], relations[0])
-        samples = gr.Dataset(samples=some)
+        samples = gr.Dropdown(choices=[(f"{each[0]}, {each[1]}, ?", json.dumps(each)) for each in some], value=None)
         return gr.Dropdown(choices=heads, value=head), gr.Dropdown(choices=relations, value=relation), samples
+
+    def taken(row: str) -> list[str]:
+        found: list[str] = json.loads(row)
+        return found
 
     def asked(head: str, relation: str, k: int, masked: bool) -> tuple[str, str]:
         page, words = room.job(lambda deadline: ask(room.opened(open_reasoner), head, relation, k, masked))
@@ -79,12 +84,12 @@ def build(room: Room) -> None:
                 True, label="Hide the edges that answer it", info="so that it must be found another way"
             )
             button = gr.Button("Ask", variant="primary", elem_id="kg-ssrl-go")
-            samples = gr.Dataset(components=[head, relation], samples=[], label="Questions of the test set")
+            samples = gr.Dropdown([], label="Questions of the test set")
             words = gr.Textbox(label="Answers in words", lines=5, interactive=False, elem_id="kg-ssrl-words")
         with gr.Column(scale=2):
             page = gr.HTML(label="Answers and their paths")
     room.first_look(listed, [head, relation, samples])
-    samples.click(lambda row: row, [samples], [head, relation], api_visibility="private")
+    handle(samples.input, room, taken, [samples], [head, relation])
     handle(button.click, room, asked, [head, relation, k, masked], [page, words])
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tenfold.clinical.task_weighting import WEIGHTS
 from tenfold.core.panels import panels
 from tenfold.demo import limits
-from tenfold.demo.shelf import Room
+from tenfold.demo.shelf import FIRST, Room
 from tenfold.demo.tab import Tab, figure_box, handle, picture_of
 from tenfold.demo.worker import Deadline
 from tenfold.recipes.meta_forecast.config import SIMULATED
@@ -120,7 +120,7 @@ def build(room: Room) -> None:
             variables = list(learned.opened.inputs.variables)
             return learned.histories.ids, variables, chosen_tasks(learned), picture, words
 
-        ids, variables, tasks, picture, words = room.job(job)
+        ids, variables, tasks, picture, words = room.job(job, FIRST)
         subject = gr.Dropdown(choices=ids, value=ids[0])
         return subject, gr.Dropdown(choices=variables, value=[]), tasks, picture, words
 

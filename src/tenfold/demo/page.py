@@ -18,7 +18,7 @@ from tenfold.demo.tab import Tab, handle, missing
 USER = "tenfold"  # the name beside the password
 NEEDS = 'the demo needs Gradio: pip install "tenfold[demo]"'
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
 #head h1 { margin: .2rem 0 0; }
 .about { max-width: 60rem; }
 .missing { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: 1rem 1.2rem; margin: 1rem 0; }
@@ -59,7 +59,8 @@ def build(found: Mapping[str, Room]) -> Any:
                 tab.build(room)
                 gr.Markdown(_foot(room), elem_classes="about")
             for look, outputs in room.looks:
-                handle(shown.select, room, _once(look, len(outputs)), [gr.State(False)], [*outputs])
+                seen = gr.State(False)
+                handle(shown.select, room, _once(look, len(outputs)), [seen], [seen, *outputs])
     return page
 
 
@@ -161,7 +162,10 @@ def _once(look: Callable[[], Any], outputs: int) -> Callable[..., Any]:
     def first(seen: bool) -> Any:
         import gradio as gr
 
-        return look() if not seen else tuple(gr.skip() for _ in range(outputs))
+        if seen:
+            return (True, *(gr.skip() for _ in range(outputs)))
+        found = look()
+        return (True, *(found if isinstance(found, tuple) else (found,)))
 
     return first
 

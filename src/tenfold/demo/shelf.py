@@ -14,6 +14,7 @@ from tenfold.recipes.registry import Recipe
 
 T = TypeVar("T")
 SECONDS = 60.0  # that a job may take, waiting included
+FIRST = 180.0  # the same where models are opened first
 
 
 class Room:

@@ -10,7 +10,7 @@ from typing import Any
 from tenfold.core.errors import UserError
 from tenfold.demo import limits
 from tenfold.demo.shelf import Room
-from tenfold.demo.tab import Tab, handle
+from tenfold.demo.tab import Tab, handle, untagged
 from tenfold.recipes.spag.config import Words
 from tenfold.recipes.spag.seats import Conversation, Seat, plain, seated
 from tenfold.recipes.spag.world import open_world
@@ -56,7 +56,7 @@ def told(game: Conversation) -> tuple[list[dict[str, str]], str]:
     """The game as a chat, and where it stands in a line."""
     mine = game.role
     turns = [
-        {"role": "user" if turn.role == mine else "assistant", "content": f"{turn.role}: {plain(turn.text)}"}
+        {"role": "user" if turn.role == mine else "assistant", "content": untagged(f"{turn.role}: {plain(turn.text)}")}
         for turn in game.turns
     ]
     if game.to_move is None:
@@ -99,6 +99,7 @@ def build(room: Room) -> None:
                 render_markdown=False,
                 allow_tags=False,
                 feedback_options=None,
+                buttons=["copy"],
                 placeholder="The attacker knows a secret word and wants the defender to say it unawares; the defender may guess it once.",
             )
             with gr.Row():

@@ -6,6 +6,7 @@ import functools
 import html
 import inspect
 import io
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -93,6 +94,11 @@ def picture_of(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+
+
+def untagged(text: str) -> str:
+    """A text that a chat shows whole: what looks like a tag would be taken out of it."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "‹", text)
 
 
 def figure_box(caption: str, *, height: int | None = None) -> Any:
