@@ -5,6 +5,8 @@ import importlib.util
 import json
 import math
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 
 from tenfold.cli import main
 from tenfold.core.claims import Claim, Result
+from tenfold.core.config import bind
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.recipes import registry
@@ -434,6 +437,41 @@ def test_tour_runs_what_works_and_prints_one_report_last(tenfold: Desk) -> None:
     assert tenfold("view", str(page.parent), "--no-open")[1] == f"{page}\n"
 
 
+def test_a_tour_says_the_time_left_and_each_card_how_to_go_on(tenfold: Desk) -> None:
+    code, out, _ = tenfold("tour")
+    assert code == 0
+    assert out.splitlines()[0] == "2 recipes, about 2 min on two idle cores"
+    assert re.search(r"\[1/2\] fake: done, 1 of 1 figures ahead \(0:\d\d since the start, about 1 min left\)", out)
+    assert re.search(r"\[2/2\] other: done, 1 of 1 figures ahead \(0:\d\d since the start\)", out)
+    html = Path(out.splitlines()[-1]).read_text()
+    assert html.count('<article class="card"') == 2
+    assert html.count(">ahead</span>") == 2
+
+
+def test_the_time_left_follows_the_pace_of_this_machine() -> None:
+    from tenfold.cli.tour import Tour, time_left
+
+    first, second, third = registry.RECIPES[:3]
+    tour = Tour(Path("x"), [each.name for each in (first, second, third)])
+    assert time_left(tour, [first, second]) == first.tiny_seconds + second.tiny_seconds
+    tour.finished, tour.seconds = [first.name], {first.name: 2.0 * first.tiny_seconds}
+    assert time_left(tour, [first, second, third]) == 2.0 * (second.tiny_seconds + third.tiny_seconds)
+    assert time_left(tour, []) == 0
+
+
+def test_what_a_card_says_to_type_is_understood() -> None:
+    for recipe in registry.RECIPES:
+        assert recipe.purpose and recipe.picture and recipe.go_on, recipe.name
+        for command, _ in recipe.go_on:
+            program, name, verb, *rest = shlex.split(command)
+            module = registry.load(registry.find(name))
+            assert program == "tenfold"
+            if verb == "train":
+                assert rest[0] in module.PRESETS, command
+            else:
+                bind(module.VERBS[verb], rest, prog=command)
+
+
 def test_view_finds_the_runs_of_a_tour_and_the_newest_tour(tenfold: Desk) -> None:
     page = Path(tenfold("tour")[1].splitlines()[-1])
     (run,) = page.parent.glob("fake/*")
@@ -503,7 +541,7 @@ def test_one_failing_recipe_does_not_end_the_tour(tenfold: Desk) -> None:
     page = Path(out.splitlines()[-1])
     assert err == f"error: fake: RuntimeError: it <broke> (traceback: {page.parent / 'fake.error.txt'})\n"
     assert "it &lt;broke&gt;" in page.read_text()
-    assert "[2/2] other: done, 1 claim" in out
+    assert "[2/2] other: done, 1 of 1 figures ahead" in out
 
     tenfold.modules["fake"].before_step = lambda config, step: None
     code, out, _ = tenfold("tour")  # tries only what failed

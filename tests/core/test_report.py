@@ -138,7 +138,7 @@ def test_a_collection_embeds_each_run_and_links_it(tmp_path: Path) -> None:
     first.claim(claim("loss", (-0.4, -0.1)))
     first.finish()
     entries = [
-        report.Entry("abo", "A paper", first.path),
+        report.Entry("abo", "A paper", first.path, purpose="For <readers>", go_on=[("tenfold abo plan", "its cost")]),
         report.Entry("afm", "Another", None, note="RuntimeError: <broke>"),
     ]
     html = report.write_collection(tmp_path / "tour.html", "A tour", entries).read_text(encoding="utf-8")
@@ -148,6 +148,10 @@ def test_a_collection_embeds_each_run_and_links_it(tmp_path: Path) -> None:
     assert 'id="abo"' in html
     assert "first title" in html
     assert "RuntimeError: &lt;broke&gt;" in html
+    assert "For &lt;readers&gt;" in html
+    assert "<code>tenfold abo plan</code>" in html
+    assert 'class="mark yes">holds</span>' in html
+    assert "1 of 2 systems done" in html
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tenfold.cli import recipe as recipe_command
 from tenfold.cli.entry import INTERRUPTED
 from tenfold.cli.options import refuse, take_flag, take_value, wants_help
 from tenfold.core.atomic import write_atomic
+from tenfold.core.claims import Claim
 from tenfold.core.config import from_json, read_json
 from tenfold.core.errors import UserError
 from tenfold.core.interrupt import at_once
@@ -26,8 +27,9 @@ from tenfold.recipes.registry import Recipe
 HELP = """\
 usage: tenfold tour [--only A,B] [--runs-dir DIR] [--new]
 
-Trains every working recipe at its preset `tiny` (about a minute each) and writes one report over all. An interrupted
-tour goes on where it stopped when the same command is given again.
+Trains every working recipe at its preset `tiny` (about a minute each) and writes one report over all: a card for each,
+with a picture, what it reached and how to go on. An interrupted tour goes on where it stopped when the same command is
+given again.
 
   --only A,B      only these recipes
   --runs-dir DIR  where the tour's folder goes (default: TENFOLD_RUNS, else ./runs)
@@ -38,7 +40,7 @@ PRESET = "tiny"
 
 @dataclass
 class Tour:
-    """A tour's folder and its state: which recipes, the run of each (relative path) and what failed."""
+    """A tour's folder and its state: which recipes, the run of each (relative path), what failed, how long each took."""
 
     path: Path
     recipes: list[str]
@@ -47,6 +49,7 @@ class Tour:
     failed: dict[str, str] = field(default_factory=dict)
     ended: bool = False
     tenfold: str = __version__
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def save(self) -> None:
         state = {name: value for name, value in asdict(self).items() if name != "path"}
@@ -77,6 +80,7 @@ def main(argv: list[str]) -> int:
         tour = _begin(folder, recipes)
     else:
         print(f"going on with the tour in {tour.path} (--new begins anew)")
+    print(f"{len(recipes)} recipes, about {_minutes(time_left(tour, recipes))} on two idle cores")
     begun = time.monotonic()
     for index, recipe in enumerate(recipes, start=1):
         head = f"[{index}/{len(recipes)}] {recipe.name}"
@@ -84,16 +88,37 @@ def main(argv: list[str]) -> int:
             print(f"{head}: done before")
             continue
         print(f"{head}: {recipe.gives}", flush=True)
-        if not _visit(tour, recipe):
+        started = time.monotonic()
+        went_through = _visit(tour, recipe)
+        tour.seconds[recipe.name] = tour.seconds.get(recipe.name, 0.0) + time.monotonic() - started
+        tour.save()
+        if not went_through:
             _report(tour, recipes)
             again = ["tenfold", "tour", *(word for word in argv if word != "--new")]
             print(f"\ninterrupted; go on with: {shlex.join(again)}", file=sys.stderr, flush=True)
             return INTERRUPTED
-        print(f"{head}: {_outcome(tour, recipe)} ({_clock(time.monotonic() - begun)} since the start)", flush=True)
+        left = time_left(tour, recipes[index:])
+        ahead = f", about {_minutes(left)} left" if left else ""
+        print(
+            f"{head}: {_outcome(tour, recipe)} ({_clock(time.monotonic() - begun)} since the start{ahead})", flush=True
+        )
     tour.ended = not tour.failed
     tour.save()
     print(_report(tour, recipes))
     return 1 if tour.failed else 0
+
+
+def time_left(tour: Tour, recipes: list[Recipe]) -> float:
+    """Seconds that recipes still take: what idle cores would need, at the pace that this machine has shown.
+
+    Args:
+        tour: as far as it has come.
+        recipes: those that lie ahead; what is finished among them counts nothing.
+    """
+    expected = {recipe.name: recipe.tiny_seconds for recipe in registry.RECIPES}
+    known = [name for name in tour.finished if name in tour.seconds and name in expected]
+    pace = sum(tour.seconds[name] for name in known) / sum(expected[name] for name in known) if known else 1.0
+    return pace * sum(recipe.tiny_seconds for recipe in recipes if recipe.name not in tour.finished)
 
 
 def _visit(tour: Tour, recipe: Recipe) -> bool:
@@ -171,15 +196,28 @@ def _report(tour: Tour, recipes: list[Recipe]) -> Path:
     for recipe in recipes:
         run = tour.path / tour.runs[recipe.name] if recipe.name in tour.runs else None
         note = tour.failed.get(recipe.name) or (None if recipe.name in tour.finished else "not run to its end yet")
-        entries.append(report.Entry(recipe.name, recipe.title, run, note))
+        entries.append(
+            report.Entry(recipe.name, recipe.title, run, note, recipe.purpose, recipe.picture, _next(recipe, run))
+        )
     return report.write_collection(tour.path / "tour.html", "A tour of tenfold", entries)
+
+
+def _next(recipe: Recipe, run: Path | None) -> list[tuple[str, str]]:
+    """What to try next, with the run's own folder; without one only what needs none."""
+    place = None if run is None else shlex.quote(str(run))
+    told = [(command.replace("RUN", place or "RUN"), why) for command, why in recipe.go_on]
+    return [(command, why) for command, why in told if place is not None or "RUN" not in command]
 
 
 def _outcome(tour: Tour, recipe: Recipe) -> str:
     if recipe.name in tour.failed:
         return "failed"
-    claims = read_json(tour.path / tour.runs[recipe.name] / "result.json")["claims"]
-    return f"done, {len(claims)} claim{'s' if len(claims) != 1 else ''}"
+    claims = [Claim.from_json(row) for row in read_json(tour.path / tour.runs[recipe.name] / "result.json")["claims"]]
+    return f"done, {sum(claim.ahead for claim in claims)} of {len(claims)} figures ahead"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min"
 
 
 def _clock(seconds: float) -> str:

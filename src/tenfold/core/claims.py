@@ -54,6 +54,11 @@ class Claim:
         return self.value - self.baseline
 
     @property
+    def ahead(self) -> bool:
+        """Whether the figure itself is on the better side of its baseline, whatever the interval says."""
+        return self.margin > 0 if self.better == "higher" else self.margin < 0
+
+    @property
     def holds(self) -> bool | None:
         """Whether the whole interval lies on the better side of zero; None where one seed was run."""
         if self.seeds == 1:

@@ -43,12 +43,41 @@ class Section:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a report over several runs: `run` is the folder, or None with the reason in `note`."""
+    """One card of a report over several runs.
+
+    Args:
+        name, title: of it.
+        run: its folder; None where there is none.
+        note: why it is not whole.
+        purpose: what it is for.
+        picture: name of the figure on the card; the first one where the run has none of that name.
+        go_on: commands to try next, and what for.
+    """
 
     name: str
     title: str
     run: Path | None
     note: str | None = None
+    purpose: str = ""
+    picture: str = ""
+    go_on: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """An entry as the template sees it."""
+
+    entry: Entry
+    section: Section | None
+    link: str | None
+    picture: Mapping[str, Any] | None
+
+    @property
+    def state(self) -> str:
+        """ "done", "failed" where there is a note, or "waiting"."""
+        return (
+            "done" if self.section is not None and self.section.finished else "failed" if self.entry.note else "waiting"
+        )
 
 
 def write(run: Path) -> Path:
@@ -65,7 +94,7 @@ def write(run: Path) -> Path:
 
 
 def write_collection(path: Path, title: str, entries: Sequence[Entry]) -> Path:
-    """Write one page over several runs: a table of all, then each run's whole report.
+    """Write one page over several runs: a card each, then each run's whole report.
 
     Args:
         path: the HTML file.
@@ -74,13 +103,31 @@ def write_collection(path: Path, title: str, entries: Sequence[Entry]) -> Path:
     Returns:
         `path`.
     """
-    rows = [(entry, None if entry.run is None else read_section(entry.run)) for entry in entries]
-    links = [_link(path, entry.run / "report.html") if entry.run is not None else None for entry in entries]
-    total = sum(section.seconds for _, section in rows if section)
-    template = environment().get_template("collection.html")
-    html = template.render(title=title, rows=list(zip(rows, links, strict=True)), total=total)
+    cards = [_card(path, entry) for entry in entries]
+    claims = [claim for card in cards if card.section is not None for claim in card.section.claims]
+    html = (
+        environment()
+        .get_template("collection.html")
+        .render(
+            title=title,
+            cards=cards,
+            total=sum(card.section.seconds for card in cards if card.section is not None),
+            done=sum(card.state == "done" for card in cards),
+            ahead=sum(claim.ahead for claim in claims),
+            count=len(claims),
+        )
+    )
     write_atomic(path, html)
     return path
+
+
+def _card(page: Path, entry: Entry) -> Card:
+    if entry.run is None:
+        return Card(entry, None, None, None)
+    section = read_section(entry.run)
+    figures = [item for item in section.items if item["kind"] == "figure"]
+    chosen = [item for item in figures if item["name"] == entry.picture] or figures
+    return Card(entry, section, _link(page, entry.run / "report.html"), chosen[0] if chosen else None)
 
 
 def _link(page: Path, target: Path) -> str | None:
@@ -165,7 +212,9 @@ def _filled(run: Path, item: Mapping[str, Any]) -> dict[str, Any]:
     if item["kind"] == "table":
         file = run / "tables" / f"{checked_name(item['name'])}.json"
         table = restore_non_finite(read_object(file, columns=list, rows=list))
-        if not all(isinstance(row, dict) for row in table["rows"]) or not all(isinstance(c, str) for c in table["columns"]):
+        if not all(isinstance(row, dict) for row in table["rows"]) or not all(
+            isinstance(c, str) for c in table["columns"]
+        ):
             raise UserError(f"{file}: need names of columns, and rows that are objects; the file is damaged")
         rows = [[row.get(column) for column in table["columns"]] for row in table["rows"]]
         right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)]
