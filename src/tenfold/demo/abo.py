@@ -158,7 +158,7 @@ def build(room: Room) -> None:
         interactive=False,
         wrap=True,
         label="Prompts that were scored",
-        column_widths=["110px", "130px", "auto"],
+        column_widths=["12%", "13%", "75%"],
     )
     handle(button.click, room, searched, [task, method, prompt, calls, seed], [tree, curve, outcome, best])
 

@@ -148,7 +148,9 @@ def build(room: Room) -> None:
         shown = [{"role": each.role, "content": untagged(each.content)} for each in messages]
 
         def job(deadline: Deadline, tell: Callable[[str], None]) -> None:
-            for text in reply(room.opened(Speakers).speaker(who), messages, temperature, most, seed, deadline):
+            speaker = room.opened(Speakers).speaker(who)
+            ends = Deadline(deadline.left - 10)  # what was said by then is shown, with a word that it was stopped
+            for text in reply(speaker, messages, temperature, most, seed, ends):
                 deadline.check()
                 tell(text)
 

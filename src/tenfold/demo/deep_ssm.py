@@ -147,7 +147,7 @@ def build(room: Room) -> None:
                 interactive=False,
                 wrap=True,
                 buttons=[],
-                column_widths=["30%", "18%", "20%", "32%"],
+                column_widths=["28%", "21%", "20%", "31%"],
             )
         with gr.Column(scale=2):
             picture = figure_box("Survival curves. Bands: the state at the trigger is uncertain")
