@@ -34,7 +34,7 @@ def examples_figure(examples: Sequence[Row], title: str, most: int = 6) -> Figur
             axis.set_title(_folded(text, 22), fontsize=6, y=-0.05, va="top")
         right = example["said"].strip() == example["answer"].strip()
         said = example["said"] or "(nothing)"
-        text = f"said: {_folded(said, 26)}\nright: {_folded(example['answer'], 26)}"
+        text = f"said: {_folded(said, 26)}\nshould be: {_folded(example['answer'], 26)}"
         axes[-1].text(
             0, 0.5, text, fontsize=8, va="center", color="darkgreen" if right else "firebrick", parse_math=False
         )

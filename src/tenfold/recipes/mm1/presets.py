@@ -83,10 +83,10 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "a model of half a million weights reads pictures of coloured shapes and takes hints from earlier pictures; one seed, no claim; "
     "about 50 seconds of processor time",
-    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; about half an hour on two cores (an estimate); not "
-    "run whole yet",
+    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; 50 minutes of processor time by its timed steps, "
+    "half of that on two idle cores; not run whole yet",
     "ablation": "connector, tokens, resolution, encoder and tiles beside the paper's figures; three seeds; about an hour on two cores (an estimate); not run whole yet",
     "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; not run whole yet",
-    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; about an hour on two "
-    "cores (an estimate); not run whole yet",
+    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; 50 minutes of "
+    "processor time by its timed steps; not run whole yet",
 }
