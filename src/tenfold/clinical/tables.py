@@ -198,7 +198,7 @@ def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) ->
             raise UserError(f"{path}: not UTF-8; save it as UTF-8")
     # One thread, so that rows have numbers in Arrow's own messages and memory stays at a block or two.
     options = pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    with packed.opened(path) as file, pacsv.open_csv(file, read_options=options) as header:
+    with packed.opened(path) as content, pacsv.open_csv(content, read_options=options) as header:
         present = header.schema.names
     names = _matched(path, present, required, optional)
     convert = pacsv.ConvertOptions(
@@ -208,8 +208,8 @@ def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) ->
         null_values=[""],
     )
     with (
-        packed.opened(path) as file,
-        pacsv.open_csv(file, read_options=options, convert_options=convert) as reader,
+        packed.opened(path) as content,
+        pacsv.open_csv(content, read_options=options, convert_options=convert) as reader,
     ):
         yield from _numbered(path, reader, names)
 
