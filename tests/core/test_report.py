@@ -154,6 +154,17 @@ def test_a_collection_embeds_each_run_and_links_it(tmp_path: Path) -> None:
     assert "1 of 2 systems done" in html
 
 
+def test_figures_of_one_seed_are_ahead_behind_or_even(tmp_path: Path) -> None:
+    run = Run.create("abo", "tiny", {"seed": 0}, tmp_path)
+    nothing = (math.nan, math.nan)
+    for name, value in (("a", 2.0), ("b", 0.5), ("c", 1.0)):
+        run.claim(Claim(name, value, 1.0, "higher", nothing, 1, "how"))
+    run.finish()
+    html = report.write_collection(tmp_path / "tour.html", "A tour", [report.Entry("abo", "A", run.path)]).read_text()
+    for words in ('"mark yes dim">ahead<', '"mark no dim">behind<', '"mark one dim">even<', "1 of 3 figures"):
+        assert words in html
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -155,7 +155,7 @@ RECIPES: tuple[Recipe, ...] = (
         "works",
         "A language model learns from playing a word game against itself, where a referee knows who won. Use it to train a chat "
         "model by self-play, to let models meet, or to play one yourself.",
-        "outcomes",
+        "stages",
         (
             ("tenfold spag play RUN --me defender", "play it yourself"),
             ("tenfold spag arena RUN scripted", "let two players meet"),
@@ -172,7 +172,7 @@ RECIPES: tuple[Recipe, ...] = (
         "works",
         "A picture encoder, a connector and a language model, trained on pictures with captions, pages of both, and text. Use it to "
         "ask about pictures and to find out which choice of data or design matters.",
-        "few-shot",
+        "shots",
         (
             (
                 'tenfold mm1 chat RUN --image picture.png --question "how many objects are there?"',
