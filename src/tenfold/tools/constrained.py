@@ -130,7 +130,7 @@ class ConstrainedDecoder:
     def _held(self) -> dict[str, Any]:
         """The schema without the keywords that the engine does not know."""
         left = [name for name in _UNHELD[self.backend] if f'"{name}"' in json.dumps(self.schema)]
-        if self.backend == "outlines_core" and _free_required(self.schema):
+        if self.backend != "llguidance" and _free_required(self.schema):
             left = [*left, "required (names without a schema)"]
         if left:
             warnings.warn(f"{self.backend} does not hold to {', '.join(left)}: checked after decoding", stacklevel=3)
