@@ -93,7 +93,7 @@ def moe_vs_dense(folder: Path) -> Any:
     from tenfold.recipes.moe_vs_dense.config import Budget, Data
 
     return Config(
-        widths=(16,), layers=(2,), head_dim=(8,), families=("dense", "moe-half"), seeds=(0,), protocols=("tokens",),
+        widths=(16,), layers=(2,), head_dim=(8,), families=("dense", "moe-half"), seeds=(0,), protocols=("tokens", "seconds"),
         data=Data(source="files", text=(words(folder),), vocabulary=280, sequence=16, rows=4, validation_rows=8),
         budget=Budget(tokens_per_param=0.05, timing_steps=2, tolerance=1e9), eval_items=0, workers=1,
     )  # fmt: skip
@@ -193,13 +193,24 @@ def trained(recipe: str, run: Path, processes: int = 1) -> list[str]:
 
 def claims(run: Path) -> list[dict[str, Any]]:
     """What a run claims, without what depends on the clock."""
-    return list(json.loads((run / "result.json").read_text())["claims"])
+    result = json.loads((run / "result.json").read_text())
+    return [claim for claim in result["claims"] if not _timed(result["recipe"], claim["name"])]
 
 
 def weights(run: Path) -> dict[str, bytes]:
-    """Every file of weights that a run leaves, by its path; checkpoints apart."""
+    """Every file of weights that a run leaves, by its path; checkpoints apart, and models that train for so many seconds."""
+    recipe = json.loads((run / "run.json").read_text())["recipe"]
     found = {path.relative_to(run).as_posix(): path.read_bytes() for path in sorted(run.rglob("*.safetensors"))}
-    return {name: content for name, content in found.items() if not name.startswith("checkpoints/")}
+    return {
+        name: content
+        for name, content in found.items()
+        if not name.startswith("checkpoints/") and not _timed(recipe, name)
+    }
+
+
+def _timed(recipe: str, name: str) -> bool:
+    """Whether something of a recipe depends on the clock, by its name."""
+    return recipe == "moe-vs-dense" and "tokens" not in name
 
 
 def quiet_environment(folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from tenfold.core.config import from_json, need, read_object
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, one_line
 from tenfold.core.report import number
 from tenfold.core.run import Run
 from tenfold.graph.environment import WalkEnv
@@ -54,9 +54,9 @@ def answer(
     """
     for answers in _ask(model, head, relation, k, mask_known, width):
         if len(head) > 1:
-            print(f"{answers[0].source}, {answers[0].relation}, ?")
+            print(_shown(f"{answers[0].source}, {answers[0].relation}, ?"))
         for place, each in enumerate(answers, 1):
-            print(f"{place:>3}  {each}")
+            print(_shown(f"{place:>3}  {each}"))
 
 
 def explain(
@@ -125,7 +125,7 @@ def rules(
     )
     save_rules(found, kg, out)
     for row in rule_table(found, kg, show):
-        print(f"{row['confidence']:.2f}  {row['support']:>5} of {row['pairs']:<5}  {row['rule']}")
+        print(_shown(f"{row['confidence']:.2f}  {row['support']:>5} of {row['pairs']:<5}  {row['rule']}"))
     print(f"{out}: {len(found)} rules")
 
 
@@ -321,6 +321,11 @@ def open_model(path: Path) -> Reasoner:
     if not found:
         raise UserError(f"no model in {path}: need a model folder, or a run that trained one")
     return Reasoner.load(_own_model(path, found))
+
+
+def _shown(line: str) -> str:
+    """Names of a file for a terminal, which must not obey them."""
+    return one_line(line, 4000)
 
 
 def _triples_of(file: Path, kg: KnowledgeGraph) -> torch.Tensor:
