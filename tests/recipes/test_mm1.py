@@ -379,8 +379,8 @@ def test_connectors_are_held_against_the_resolution() -> None:
         for cell, right in cells.items()
         for seed in (0, 1, 2)
     ]
-    assert set(cells) <= set(PRESETS["ablation"].cells)
-    config = replace(PRESETS["ablation"], cells=tuple(cells))
+    assert set(cells) <= set(PRESETS["reading"].cells)
+    config = replace(PRESETS["reading"], cells=tuple(cells))
     claims = {claim.name: claim for claim in make_claims(config, rows, [])}
     spread = claims["connectors differ by less than 48 and 96 pixels do: reading, points"]
     assert (spread.value, spread.baseline, spread.holds) == (8, 40, True)
