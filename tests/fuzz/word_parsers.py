@@ -93,7 +93,15 @@ def loaded(read: Callable[[Any], Any]) -> Callable[[str], Any]:
 
 
 def body(read: Callable[[Any], Any]) -> Callable[[str], Any]:
-    return lambda words: read(parse_body(words.encode("utf-8", "surrogateescape")))
+    """What a server reads, and what the client is told where it does not."""
+
+    def parsed(words: str) -> Any:
+        try:
+            return read(parse_body(words.encode("utf-8", "surrogateescape")))
+        except ApiError as error:
+            raise UserError(error.body()["message"]) from None
+
+    return parsed
 
 
 def replies(words: str, kind: str) -> Any:
@@ -136,8 +144,8 @@ PARSERS: list[Parser] = [
     text("words of a defender", "I know the word! It is apples.", referee),
     text("a page", "<html><head><title>t</title></head><body><p>" + "One word after another. " * 9 + "</p><!-- x --><script>1</script></body></html>", lambda w: clean_html(w.encode("utf-8", "surrogateescape"))),
     text("messages", json.dumps(MESSAGES), loaded(read_messages)),
-    text("a request for chat", json.dumps(CHAT), body(lambda d: ChatBody.read(d, 8)), ApiError),
-    text("a request for a completion", json.dumps({"model": "m", "prompt": [[1, 2]], "logprobs": 1, "stop": "x"}), body(lambda d: CompletionBody.read(d, 8)), ApiError),
+    text("a request for chat", json.dumps(CHAT), body(lambda d: ChatBody.read(d, 8))),
+    text("a request for a completion", json.dumps({"model": "m", "prompt": [[1, 2]], "logprobs": 1, "stop": "x"}), body(lambda d: CompletionBody.read(d, 8))),
     text("an endpoint's answer", json.dumps(ANSWER), lambda w: replies(w, "application/json"), Fault),
     text("an endpoint's stream", "".join(f"data: {json.dumps(row)}\n\n" for row in (DELTA, LAST)) + "data: [DONE]\n\n", lambda w: replies(w, "text/event-stream"), Fault),
     text("tools of OpenAI", json.dumps([{"type": "function", "function": FUNCTION}]), loaded(lambda d: of_json(d, "tools"))),

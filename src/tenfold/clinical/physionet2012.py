@@ -49,6 +49,7 @@ _NAMES = {"variables": VARIABLES, "static_names": STATIC, "outcome_names": OUTCO
 _FOLDER = "03-04-clinical"
 _ELSEWHERE = "pass its folder (data_dir=…, --data.path) or use the 'sim' preset"
 _HEADER = "Time,Parameter,Value"
+_LARGEST_ID = 2**31 - 1
 _LAST_MINUTE = 48 * 60
 _MINUTES = {f"{hour:02d}:{minute:02d}": 60 * hour + minute for hour in range(49) for minute in range(60)}
 # Codes of a parameter in the text: a variable, then the descriptors; nameless lines say nothing and are dropped.
@@ -281,7 +282,7 @@ def _descriptors(
             record = int(value[row])
         else:
             static[code[row] - _DESCRIPTOR] = value[row]
-    if record is None or str(record) != file.stem:
+    if record is None or str(record) != file.stem or abs(record) > _LARGEST_ID:
         raise UserError(f"{file}: got RecordID {record}, need {file.stem}, the name of the file")
     return record
 
@@ -308,6 +309,8 @@ def _read_outcomes(file: Path) -> dict[int, list[int]]:
         for name, text_value in zip(header, row, strict=True):
             try:
                 numbers.append(int(text_value))
+                if abs(numbers[-1]) > _LARGEST_ID:
+                    raise ValueError
             except ValueError as error:
                 raise UserError(
                     f"{file} row {number}, column {name}: got {text_value[:40]!r}, need a whole number"
