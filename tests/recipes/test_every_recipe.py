@@ -110,7 +110,9 @@ def test_recipes_of_many_small_trainings_refuse_several_processes(recipe: str, t
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tenfold"]
     done = subprocess.run([*launcher, recipe, "train", "tiny", "--runs-dir", str(runs)], capture_output=True, text=True, env=quiet_environment(tmp_path), check=False)  # fmt: skip
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0 and len(said) == 1 and "torchrun" in said[0], done.stderr[-3000:]
+    assert done.returncode != 0 and len(said) == 1 and ("torchrun" in said[0] or "one process" in said[0]), done.stderr[
+        -3000:
+    ]
     assert not runs.exists()
 
 
@@ -122,7 +124,7 @@ def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(recipe: str, 
     run = begin(recipe, tmp_path, tmp_path / "runs")
     code = ended(recipe, run, tmp_path, limit)
     said = [line for line in (tmp_path / "said").read_text().splitlines() if "error" in line.lower()]
-    assert code == 2 and len(said) == 1 and said[0].startswith("error: disk full"), (tmp_path / "said").read_text()[-3000:]  # fmt: skip
+    assert code == 2 and len(said) == 1 and said[0].startswith("error: ") and "disk" in said[0], (tmp_path / "said").read_text()[-3000:]  # fmt: skip
     nothing_half_written(run)
     assert ended(recipe, run, tmp_path) == 0, (tmp_path / "said").read_text()[-2000:]
     same(run, expected)
@@ -135,10 +137,14 @@ def test_a_run_that_may_not_be_written_is_one_line(recipe: str, tmp_path: Path) 
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o055)
+    # What is imported late comes first: nobody may not read a Python in somebody's home.
+    nobody = (
+        "import filelock, tenfold.cli.demo, tenfold.cli.recipe, tenfold.cli.show, tenfold.cli.tour; os.setuid(65534)"
+    )
     before = sorted(path for path in run.rglob("*"))
     (tmp_path / "said").touch(0o666)
     (tmp_path / "said").chmod(0o666)
-    code = ended(recipe, run, tmp_path, "os.setuid(65534)")
+    code = ended(recipe, run, tmp_path, nobody)
     said = (tmp_path / "said").read_text()
     assert code == 2 and said.count("error: ") == 1 and "no permission: " in said, said[-3000:]
     assert sorted(path for path in run.rglob("*")) == before
