@@ -64,7 +64,13 @@ def test_text_that_repeats_itself_is_no_bomb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"no gzip", gzip.compress(b"abc" * 99, mtime=0)[:-9], gzip.compress(b"abc" * 99, mtime=0)[:12] + b"\xff" * 20]
+    "damage",
+    [
+        b"",
+        b"no gzip",
+        gzip.compress(b"abc" * 99, mtime=0)[:-9],
+        gzip.compress(b"abc" * 99, mtime=0)[:12] + b"\xff" * 20,
+    ],
 )
 def test_damaged_gzip_is_one_line(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(damage)
