@@ -1,4 +1,4 @@
-"""Palettization beside the package kmeans1d and dense layers; the size of a palettized file.
+"""Palettization beside the package kmeans1d, Lloyd's iteration and dense layers; the size of a palettized file.
 
 python benchmarks/compression.py --threads 1 --out compression.json
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import kmeans1d
 import torch
 from rows import Row, clock, milliseconds, parser, row, time_of, write
+from sklearn.cluster import KMeans
 
 from tenfold.compress.adapters import AdapterBank
 from tenfold.compress.compressed_folder import save_palettized
@@ -57,6 +58,18 @@ def cluster_rows(repeats: int) -> list[Row]:
     return rows
 
 
+def lloyd_row(repeats: int) -> Row:
+    """One group by scikit-learn's k-means with five restarts beside the exact solution: time, and how much more it costs."""
+    x = torch.randn(GROUP, generator=torch.Generator().manual_seed(0))
+    points = x.double().numpy()[:, None]
+    lloyd = KMeans(16, n_init=5, random_state=0)
+    more = lloyd.fit(points).inertia_ / cost(x, *kmeans_1d(x, 16)) - 1
+    calls = {"lloyd": lambda: lloyd.fit(points), "exact": lambda: kmeans_1d(x, 16)}
+    timings = interleaved(calls, repeats, warmup=1, clock=clock)
+    note = f"{milliseconds(timings['exact'])} against {milliseconds(timings['lloyd'])}; Lloyd's cost {100 * more:.2f} % above the least"
+    return row("16 centroids, exact: five restarts of Lloyd / ours", ratio(timings, "lloyd", "exact"), note)
+
+
 @torch.inference_mode()
 def forward_rows(repeats: int) -> list[Row]:
     """A layer of SmolLM2's shape: the time of a dense product over that with the weights looked up first."""
@@ -99,7 +112,8 @@ def swap_row(repeats: int) -> Row:
 def main() -> None:
     arguments = parser("palettization and adapters", repeats=5).parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = [*cluster_rows(arguments.repeats), *forward_rows(arguments.repeats), size_row(), swap_row(arguments.repeats)]
+    repeats = arguments.repeats
+    rows = [*cluster_rows(repeats), lloyd_row(repeats), *forward_rows(repeats), size_row(), swap_row(repeats)]
     what = f"Clusters of normal numbers; {time_of(arguments.threads)}; layers of 576 x 1536; weights are random."
     write(arguments.out, "Compression", what, arguments.threads, rows)
 
