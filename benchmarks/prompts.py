@@ -32,6 +32,7 @@ SELECTORS: dict[str, tuple[Selector, float | None]] = {
     "successive rejects, phased to fit": (SuccessiveRejects(BUDGET), None),
 }
 START = "Answer the question."
+LEAST = 0.001  # a gain or error that divides a bar, so that none at all is not a huge ratio
 
 
 def bandits() -> list[Row]:
@@ -67,7 +68,7 @@ def diagnoses() -> list[Row]:
         rows.append(
             row(
                 f"simulator, {name}: 0.05 / error of reflection correctness",
-                0.05 / max(worst, 1e-9),
+                0.05 / max(worst, LEAST),
                 f"largest error {worst:.3f}",
                 1,
             )
@@ -99,12 +100,12 @@ def pattern() -> list[Row]:
         note = ", ".join(f"{kind} {value:.3f}" for kind, value in mean.items()) + f"; longest search {seconds:.0f} s"
         rows.append(row(f"simulator, {name}: ABO on test", mean["abo"], note, 0.90))
         rows.append(
-            row(f"simulator, {name}: 0.15 / gain of APO", 0.15 / max(mean["apo"] - mean["given"], 1e-9), note, 1)
+            row(f"simulator, {name}: 0.15 / gain of APO", 0.15 / max(mean["apo"] - mean["given"], LEAST), note, 1)
         )
         rows.append(
             row(
                 f"simulator, {name}: 0.13 / gain of ABO without demonstration",
-                0.13 / max(mean["ablation"] - mean["given"], 1e-9),
+                0.13 / max(mean["ablation"] - mean["given"], LEAST),
                 note,
                 1,
             )
