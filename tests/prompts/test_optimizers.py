@@ -181,7 +181,7 @@ def test_a_budget_is_never_passed_and_the_search_ends_with_what_it_has(counting:
 
 
 def test_money_is_kept_count_of_over_processes(counting: Task, tmp_path: Path) -> None:
-    from tenfold.prompts.session import billed
+    from tenfold.prompts.bill import billed
 
     prices = {"simulator: target": (1000.0, 1000.0), "simulator: optimizer": (0.0, 0.0)}
     made = search(APE, tmp_path, budget=Budget(max_usd=50.0, prices=prices))

@@ -232,7 +232,7 @@ def kill_and_resume(table: Path, folder: Path, kills: int) -> int:
     assert main(asked(table, folder / "whole", "--method", "apo", "--keep", "1")) == 0
     for name in ("result.json", "events.jsonl"):
         assert (folder / "cut" / name).read_bytes() == (folder / "whole" / name).read_bytes()
-    from tenfold.prompts.session import billed
+    from tenfold.prompts.bill import billed
 
     return int(billed(folder / "cut")["calls"] - billed(folder / "whole")["calls"])
 

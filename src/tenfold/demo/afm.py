@@ -12,7 +12,7 @@ from tenfold.core.errors import UserError
 from tenfold.core.model_folder import CONFIG
 from tenfold.demo import limits
 from tenfold.demo.shelf import FIRST, Room
-from tenfold.demo.tab import Tab, handle, untagged
+from tenfold.demo.tab import Tab, chat_box, handle, untagged
 from tenfold.demo.worker import Deadline
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.pretrained import list_models
@@ -165,14 +165,10 @@ def build(room: Room) -> None:
             most = gr.Slider(8, MOST_TOKENS, 96, step=8, label="Longest answer, tokens")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
         with gr.Column(scale=2):
-            chat = gr.Chatbot(
-                label="Chat",
-                height=380,
-                render_markdown=False,
-                allow_tags=False,
-                feedback_options=None,
-                buttons=["copy"],
-                placeholder="Write a question below. Models of a short run are small: they have the form of an answer, not its sense.",
+            chat = chat_box(
+                "Chat",
+                380,
+                "Write a question below. Models of a short run are small: they have the form of an answer, not its sense.",
             )
             with gr.Row():
                 question = gr.Textbox(

@@ -10,7 +10,7 @@ from typing import Any
 from tenfold.core.errors import UserError
 from tenfold.demo import limits
 from tenfold.demo.shelf import Room
-from tenfold.demo.tab import Tab, handle, untagged
+from tenfold.demo.tab import Tab, chat_box, handle, untagged
 from tenfold.recipes.spag.config import Words
 from tenfold.recipes.spag.seats import Conversation, Seat, plain, seated
 from tenfold.recipes.spag.world import open_world
@@ -93,14 +93,10 @@ def build(room: Room) -> None:
             button = gr.Button("New game", variant="primary", elem_id="spag-go")
             where = gr.Textbox(label="Where the game stands", lines=4, interactive=False, elem_id="spag-where")
         with gr.Column(scale=2):
-            chat = gr.Chatbot(
-                label="Game",
-                height=340,
-                render_markdown=False,
-                allow_tags=False,
-                feedback_options=None,
-                buttons=["copy"],
-                placeholder="The attacker knows a secret word and wants the defender to say it unawares; the defender may guess it once.",
+            chat = chat_box(
+                "Game",
+                340,
+                "The attacker knows a secret word and wants the defender to say it unawares; the defender may guess it once.",
             )
             with gr.Row():
                 text = gr.Textbox(

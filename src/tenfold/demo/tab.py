@@ -109,6 +109,21 @@ def figure_box(caption: str, *, height: int | None = None) -> Any:
     return gr.Image(show_label=False, format="png", interactive=False, buttons=["download"], height=height)
 
 
+def chat_box(label: str, height: int, placeholder: str) -> Any:
+    """A place for a talk, whose words are shown as they are: neither markup nor tags are read in them."""
+    import gradio as gr
+
+    return gr.Chatbot(
+        label=label,
+        height=height,
+        render_markdown=False,
+        allow_tags=False,
+        feedback_options=None,
+        buttons=["copy"],
+        placeholder=placeholder,
+    )
+
+
 def framed(page: str, height: int) -> str:
     """A whole HTML page inside this one, in a frame without scripts, forms or access to anything.
 

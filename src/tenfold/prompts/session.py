@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import secrets
 from collections.abc import Callable, Sequence
@@ -11,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.core.atomic import append_line
 from tenfold.core.errors import UserError
-from tenfold.core.report import read_metrics
+from tenfold.prompts.bill import BILL, BilledChatModel, left_of
 from tenfold.prompts.candidates import Candidate, summary
 from tenfold.prompts.examples import Example
 from tenfold.prompts.journal import Journal
@@ -23,10 +21,10 @@ from tenfold.text.budget import Budget
 from tenfold.text.chat_cache import CachedChatModel
 from tenfold.text.concurrency import gather
 from tenfold.text.endpoint_errors import ChoiceError, ContextLengthError
-from tenfold.text.messages import SAMPLING, ChatModel, Message, Reply, Sampling, prompt_bound
+from tenfold.text.messages import ChatModel, Message, Reply, Sampling, prompt_bound
 from tenfold.text.reply_store import request_key
 
-CACHE, BILL = "cache.sqlite", "bill.jsonl"
+CACHE = "cache.sqlite"
 UNREAD = -1e6  # ln p of a target behind a prompt that the model cannot read
 MOST_SCORER_ERRORS = 0.05  # share of examples from which a run stops
 Side = Literal["target", "optimizer"]
@@ -135,7 +133,7 @@ class Session:
         self._replies: dict[tuple[Side, bytes], Reply] = {}
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         self._sampling = Sampling(temperature=0.0, max_tokens=task.max_tokens)
-        guard = _left_of(self.budget, folder)
+        guard = left_of(self.budget, folder)
         self._process = secrets.token_hex(8)
         self._models: dict[Side, ChatModel] = {
             "target": self._kept(target, guard),
@@ -148,7 +146,7 @@ class Session:
         if self.folder is None:
             return guard.wrap(model)
         return guard.wrap(
-            CachedChatModel(_Billed(model, guard, self.folder / BILL, self._process), self.folder / CACHE)
+            CachedChatModel(BilledChatModel(model, guard, self.folder / BILL, self._process), self.folder / CACHE)
         )
 
     # The target.
@@ -363,60 +361,3 @@ class Session:
 def _forced(target: str) -> Sampling:
     """How a model is asked for one text and nothing else; its log-probabilities are those of the free model."""
     return Sampling(temperature=0.0, max_tokens=len(target.encode()) + 16, choices=(target,), logprobs=True)
-
-
-class _Billed:
-    """A model that notes what it sends and what that cost, so that a run that goes on knows what is spent of its money."""
-
-    def __init__(self, model: ChatModel, guard: Budget, file: Path, process: str) -> None:
-        self.name = model.name
-        self.identity: str = getattr(model, "identity", model.name)
-        self._model, self._guard = guard.wrap(model), guard
-        self._file, self._process = file, process
-
-    def with_budget(self, budget: Budget) -> ChatModel:
-        """Itself: its calls are charged already."""
-        return self
-
-    async def complete(self, messages: Sequence[Message], sampling: Sampling = SAMPLING, n: int = 1) -> list[Reply]:
-        price = self._guard.prices.get(self.name, (0.0, 0.0))
-        most = (prompt_bound(messages, sampling) * price[0] + n * sampling.max_tokens * price[1]) / 1e6
-        self._write(sent=1, most=most)
-        try:
-            return await self._model.complete(messages, sampling, n)
-        finally:  # a call that failed or was cancelled is charged in `spent`, as far as it may have cost anything
-            self._write(sent=-1, most=-most)
-
-    def _write(self, sent: int, most: float) -> None:
-        spent = self._guard.spent
-        row = {
-            "process": self._process,
-            "model": self.name,
-            "sent": sent,
-            "most": most,
-            "usd": spent.usd,
-            "billed_calls": spent.billed_calls,
-        }
-        append_line(self._file, json.dumps(row))
-
-
-def billed(folder: Path) -> dict[str, Any]:
-    """What all processes of a run spent: calls sent, further tries included, and dollars; calls lost in a kill count as the most they can cost."""
-    rows = read_metrics(folder / BILL)
-    by = {row["process"]: row for row in rows}
-    lost = sum(row["sent"] for row in rows)
-    usd = sum(row["usd"] for row in by.values()) + max(0.0, sum(row["most"] for row in rows) if lost else 0.0)
-    return {
-        "calls": sum(row["billed_calls"] for row in by.values()) + lost,
-        "lost": lost,
-        "usd": usd,
-        "processes": len(by),
-    }
-
-
-def _left_of(budget: Budget, folder: Path | None) -> Budget:
-    """The budget less the money that earlier processes of the run spent."""
-    if folder is None or budget.max_usd is None or not (folder / BILL).exists():
-        return budget
-    left = max(0.0, budget.max_usd - billed(folder)["usd"])
-    return Budget(budget.max_calls, budget.max_tokens, left, budget.max_seconds, budget.prices, budget.clock)

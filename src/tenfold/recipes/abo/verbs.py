@@ -18,6 +18,7 @@ from tenfold.core.config import need
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.core.statistics import wilson
+from tenfold.prompts.bill import billed
 from tenfold.prompts.evaluation import evaluate
 from tenfold.prompts.journal import read_journal
 from tenfold.prompts.judging import judge_run
@@ -26,7 +27,6 @@ from tenfold.prompts.probes import probe_paraphrases, probe_reflections, probe_r
 from tenfold.prompts.report import diagnostic_rows, write_report
 from tenfold.prompts.result import Result
 from tenfold.prompts.result import compare as compare_scores
-from tenfold.prompts.session import billed
 from tenfold.recipes.abo.asked import (
     Asked,
     Asks,
