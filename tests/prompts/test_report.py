@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_hostile_prompts_are_shown_and_not_run(task: Task, tmp_path: Path) -> No
     assert Result.open(tmp_path).to_json()["best_prompt"] == HOSTILE.strip()
 
 
-def test_the_result_can_be_used(task: Task) -> None:
+def test_the_result_can_be_used(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     target = adder(lambda prompt, i: True)
     result = APE(target, ScriptedChatModel(lambda *_: "<prompt>sum</prompt>"), n_init=1).optimize(task, ["add"])
     assert result.as_callable(target, task)("What is 2 plus 300?") == "The answer is 302."
@@ -61,11 +62,9 @@ def test_the_result_can_be_used(task: Task) -> None:
         (lambda: result.to_dspy("question -> answer"), "dspy"),
         (result.to_textgrad_variable, "textgrad"),
     ):
-        try:
-            __import__(package)
-        except ImportError:
-            with pytest.raises(UserError, match=f"{package} is not installed"):
-                use()
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=f"{package} is not installed"):
+            use()
 
 
 def test_a_damaged_result_is_one_line(tmp_path: Path) -> None:
