@@ -219,6 +219,9 @@ def test_a_card_shows_what_is_there_and_nothing_as_markup(tmp_path: Path) -> Non
     run.table("answers", [{"said": "secret words"}])
     run.claim(Claim("better", 1.0, 2.0, "lower", (float("nan"), float("nan")), 1, "so"))
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["X<Y"], "hidden_size": 8}))
+    assert model_card.facts(tmp_path) == {}  # a run's folder: a config, and no weights
+    (tmp_path / "model.safetensors").write_bytes(bytes(20_000))
+    assert model_card.facts(tmp_path)["weights, MB"] == 0.02
     text = model_card.card(run, tmp_path, "T|itle", maker=run)
     assert (
         text.startswith("---\n")

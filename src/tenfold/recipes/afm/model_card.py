@@ -62,7 +62,8 @@ def facts(model: Path) -> dict[str, Any]:
     """Shape and size of a model, as its config.json and its files state them."""
     if model.is_file():
         return {"file": model.name, "size, MB": round(model.stat().st_size / 1e6, 1)}
-    if not (model / CONFIG).is_file():
+    weights = list(model.glob("*.safetensors"))
+    if not weights or not (model / CONFIG).is_file():  # a run has a config too
         return {}
     config = read_object(model / CONFIG)
     names = {
@@ -77,7 +78,7 @@ def facts(model: Path) -> dict[str, Any]:
         found["architecture"] = ", ".join(map(str, found["architecture"]))
     if isinstance(quantized := config.get("quantization_config"), Mapping):
         found["compressed by"] = quantized.get("quant_method", "unknown")
-    return {**found, "weights, MB": round(sum(f.stat().st_size for f in model.glob("*.safetensors")) / 1e6, 2)}
+    return {**found, "weights, MB": round(sum(f.stat().st_size for f in weights) / 1e6, 2)}
 
 
 def plain(value: Any, most: int = MOST_CHARACTERS) -> str:
