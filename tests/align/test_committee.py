@@ -43,6 +43,8 @@ def accuracy(member: Member, tokenizer: Tokenizer) -> float:
 
 def test_every_member_answers_every_task(tokenizer: Tokenizer) -> None:
     answers = ask_committee([expert("a"), expert("b")], tokenizer, TASKS, 2)
+    own = answers.only("b")
+    assert own.members == ["b", "b"] and own.responses == [group[2:] for group in answers.responses]
     assert answers.members == ["a", "a", "b", "b"]
     assert [[response.text for response in group] for group in answers.responses] == [["a 0", "a 1", "b 0", "b 1"]] * 12
     for members in ([], [expert("a"), expert("a")]):

@@ -355,7 +355,7 @@ def test_the_chain_aligns_compresses_and_adapts(
     assert "after pre-training, stage by stage" in printed
     names = [claim.name.split(" above")[0] for claim in result.claims]
     assert names[:5] == ["rejection sampling", "DPO", "MDLOO", "MDLOO", "MDLOO"] and "iTeC committee" in names
-    assert len(names) == 11 and all(claim.seeds == 2 for claim in result.claims)
+    assert len(names) == 12 and all(claim.seeds == 2 for claim in result.claims)
     safety = table(run, "safety")
     assert [row["stage"] for row in safety] == [row["stage"] for row in table(run, "after pre-training")][:-1]
     assert all(row["violations"].endswith(" of 8") for row in safety)  # 4 requests to refuse in each of 2 seeds
@@ -477,7 +477,9 @@ def test_post_claims_are_paired_and_their_baselines_are_those_named() -> None:
         rows += [{"name": "compressed", "seed": seed, "loss": 4.4, "of": "rs", "bits": 3.7}]
         rows += [{"name": "recovered", "seed": seed, "loss": 4.1 + seed / 100}]
         rows += [{"name": f"chance-{n}", "seed": seed, "loss": 4.5 + n / 10 + seed / 100} for n in range(2)]
-        rows += [{"name": "itec-1", "seed": seed, "committee": 0.7, "best member": 0.6 + seed / 100}]
+        rows += [
+            {"name": "itec-1", "seed": seed, "committee": 0.7, "one teacher": 0.6 + seed / 100, "best member": 0.7}
+        ]
     claims = {claim.name: claim for claim in post_findings.post_claims(config, rows)}
     assert claims["MDLOO above SFT"].value == pytest.approx(0.61) and claims["MDLOO above SFT"].holds
     assert claims["MDLOO above no leave-one-out at equal samples"].holds is False
@@ -487,6 +489,7 @@ def test_post_claims_are_paired_and_their_baselines_are_those_named() -> None:
         claims["recovery adapter brings back half of the loss"].holds
         and claims["iTeC committee above its best member"].holds
     )
+    assert claims["iTeC committee above as many answers of its best member"].holds is False
 
 
 def test_sampled_answers_that_are_too_long_lose_their_end() -> None:

@@ -93,8 +93,9 @@ def test_captions_and_instructions() -> None:
         learnt = [segment for segment in document if "text" in segment and segment.get("loss", True)]
         assert len(learnt) == 1 and learnt[0] is document[-1]
     assert train[0] != test[0]
-    worked = Instructions(("several",), 0, 5, worked=True).query(0)
-    assert final_answer(worked.answer) == Instructions(("several",), 0, 5).query(0).answer
+    for name, value in (("worked", 1.5), ("demos", -1)):
+        with pytest.raises(ValueError, match=name):
+            Instructions(("several",), 0, 1, **{name: value})
     with pytest.raises(ValueError, match="need some of"):
         Instructions(("riddles",), 0, 1)
 
@@ -107,3 +108,20 @@ def test_the_law_is_found_again_and_gives_the_papers_rates() -> None:
         assert learning_rate(size) == pytest.approx(rate, rel=2e-3)
     with pytest.raises(ValueError, match="two different sizes"):
         fit_lr_law([(1e6, 1e-3)])
+
+
+def test_demonstrations_answer_as_the_question_is_answered_and_all_answers_are_learnt() -> None:
+    drawn = Instructions(("several",), 0, 60, worked=0.5, demos=4)
+    queries = [drawn.query(i) for i in range(60)]
+    assert {len(query.demos) for query in queries} == set(range(5))
+    styles = set()
+    for index, query in enumerate(queries):
+        worked = " so " in query.answer
+        styles.add(worked)
+        assert all((" so " in demo[-1]["text"]) is worked for demo in query.demos)
+        assert all(demo[-2]["text"] == query.prompt[-1]["text"] for demo in query.demos)  # the same question
+        learnt = [segment for segment in drawn[index] if "text" in segment and segment.get("loss", True)]
+        assert [s["text"] for s in learnt] == [*(d[-1]["text"] for d in query.demos), f" {query.answer}\n"]
+    assert styles == {True, False}
+    always = Instructions(("several",), 0, 20, worked=1.0)
+    assert all(final_answer(always.query(i).answer) in always.query(i).answer.split(" so ")[1] for i in range(20))

@@ -57,6 +57,11 @@ class Answers:
     responses: list[list[Response]]
     members: list[str]
 
+    def only(self, member: str) -> Answers:
+        """What one member said."""
+        own = [place for place, name in enumerate(self.members) if name == member]
+        return Answers(self.tasks, [[group[place] for place in own] for group in self.responses], [member] * len(own))
+
 
 @dataclass(frozen=True)
 class Distilled:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tenfold.core.config import read_json
+from tenfold.core.config import need, read_json
 from tenfold.core.errors import UserError
 from tenfold.vision.interleaved import QUESTION_FAMILIES, VQA_PROMPT, Query, scene_image, scene_question
 from tenfold.vision.scenes import random_sign
@@ -28,7 +28,9 @@ class Instructions(Sequence[Segments]):
         tasks: of `TASKS`, taken in turn.
         seed: example i depends on (seed, i) alone.
         size: examples in an epoch.
-        worked: of "several" the steps come before the answer.
+        worked: share of "several" in which the steps come before the answer.
+        demos: most demonstrations before a question of "several": of the same family, with worked answers where its own is;
+            as many as are drawn from 0 to this.
         part: "train" or "test".
         easy: the folder of easy-VQA's data, for that task.
     """
@@ -36,7 +38,8 @@ class Instructions(Sequence[Segments]):
     tasks: tuple[str, ...]
     seed: int
     size: int
-    worked: bool = False
+    worked: float = 0.0
+    demos: int = 0
     part: str = "train"
     easy: str | None = None
 
@@ -45,6 +48,8 @@ class Instructions(Sequence[Segments]):
             raise ValueError(f"tasks: got {unknown or self.tasks}, need some of {', '.join(TASKS)}")
         if self.part not in ("train", "test"):
             raise ValueError(f"part: got {self.part!r}, need train or test")
+        need("worked", self.worked, 0, 1)
+        need("demos", self.demos, 0)
 
     def __len__(self) -> int:
         return self.size
@@ -59,13 +64,36 @@ class Instructions(Sequence[Segments]):
         """The example as a question to be answered."""
         task = self.tasks[index % len(self.tasks)]
         rng = np.random.default_rng([self.seed, 2 if self.part == "train" else 3, index])
-        return make_query(task, rng, worked=self.worked, easy=self.easy, part=self.part)
+        if task != "several" or not (self.worked or self.demos):
+            return make_query(task, rng, easy=self.easy, part=self.part)
+        worked = bool(rng.random() < self.worked)
+        query = make_query(task, rng, worked=worked)
+        return with_demos(query, int(rng.integers(self.demos + 1)), rng, worked=worked)
+
+
+def with_demos(query: Query, shots: int, rng: np.random.Generator, *, worked: bool) -> Query:
+    """A question of "several" after answered questions of its family."""
+    demos: list[Segments] = []
+    while len(demos) < shots:
+        drawn = make_query("several", rng, worked=worked)
+        if drawn.note == query.note:
+            demos.append(answered(drawn))
+    return replace(query, demos=tuple(demos))
+
+
+def answered(query: Query) -> Segments:
+    """A question with its answer, as a document of its own."""
+    return [*query.prompt, {"text": f" {query.answer}\n"}]
 
 
 def learnt(query: Query) -> Segments:
-    """A query with its answer, of which alone is learnt from the answer."""
-    told = [{**segment, "loss": False} if "text" in segment else segment for segment in query.prompt]
-    return [*told, {"text": f" {query.answer}\n"}]
+    """A query after its demonstrations; only answers are learnt from."""
+    told = []
+    for document in (*query.demos, answered(query)):
+        *asked, answer = document
+        told += [{**segment, "loss": False} if "text" in segment else segment for segment in asked]
+        told.append(answer)
+    return told
 
 
 def make_query(

@@ -240,7 +240,11 @@ def report_post(config: Config, run: Run, rows: list[Row]) -> None:
     if config.post.safety.held_out:
         run.table("safety", post_findings.safety_rows(rows), note=safety_set.NOTE)
     if config.post.committee:
-        run.table("committee", post_findings.committee_rows(rows), note="As many answers of the best member alone.")
+        run.table(
+            "committee",
+            post_findings.committee_rows(rows),
+            note="One teacher: the best member's answers among the committee's. Best member: as many answers of it as all members gave.",
+        )
         run.table("members", post_findings.member_rows(rows, config.seeds[0]), note="First seed.")
     for claim in post_findings.post_claims(config, rows):
         run.claim(claim)

@@ -68,8 +68,9 @@ def committee_rows(rows: Sequence[Row]) -> list[Row]:
     for name in dict.fromkeys(row["name"] for row in rows if row["name"].startswith("itec-")):
         chosen = select(rows, name=name)
         line: Row = {"round": int(name.removeprefix("itec-")), "best member": chosen[0]["best"]}
-        for who in ("committee", "best member", "committee, oracle", "best member, oracle"):
-            line[f"{who}'s pick right" if "oracle" not in who else who] = plus_minus([row[who] for row in chosen])
+        for who in ("committee", "one teacher", "best member"):
+            line[f"{who}: pick right"] = plus_minus([row[who] for row in chosen])
+            line[f"{who}: oracle"] = plus_minus([row[f"{who}, oracle"] for row in chosen])
         lines.append(line)
     return lines
 
@@ -102,16 +103,14 @@ def post_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
     above("MDLOO above no leave-one-out at equal samples", "mdloo", "mdloo-mean", how=same)
     last = f"itec-{post.itec.rounds}"
     if chosen := select(rows, name=last):
-        claims.append(
-            paired_claim(
-                "iTeC committee above its best member",
-                [row["committee"] for row in chosen],
-                [row["best member"] for row in chosen],
-                "share of picked answers that are right on held-out instructions, picks by the newest reward model; as many "
-                f"answers of the best member alone; round {post.itec.rounds}",
-                better="higher",
-            )
-        )
+        picked = f"share of picked answers that are right on held-out instructions, picks by the newest reward model, round {post.itec.rounds}"
+        rivals = {
+            "one teacher": ("iTeC committee above its best member", f"{post.itec.k} answers of each member"),
+            "best member": ("iTeC committee above as many answers of its best member", "equal answers in all"),
+        }
+        for rival, (words, answers) in rivals.items():
+            values, baseline = [row["committee"] for row in chosen], [row[rival] for row in chosen]
+            claims.append(paired_claim(words, values, baseline, f"{picked}; {answers}", better="higher"))
     if chosen := [row for row in select(rows, name="reward") if "in order" in row]:
         claims.append(
             paired_claim(

@@ -56,7 +56,16 @@ _HALF_CHATTY = Toy(kinds=("exact_words", "avoid_letter", "count_letters"), learn
 
 
 def _small_post(
-    toy: Toy, rows: int, length: int, sft: int, tuned: int, answered: DPO, mdloo: MDLOO, itec: int, lora: int
+    toy: Toy,
+    rows: int,
+    length: int,
+    sft: int,
+    tuned: int,
+    answered: DPO,
+    mdloo: MDLOO,
+    itec: int,
+    judged: int,
+    lora: int,
 ) -> Post:
     """After pre-training of a small model.
 
@@ -68,13 +77,15 @@ def _small_post(
         answered: prompts, answers and pairs of DPO.
         mdloo: of the online method.
         itec: rounds.
+        judged: steps of each round's reward model.
         lora: steps of an adapter.
     """
     again = SFT(tuned, rows, length, 3e-4, dropout=0.0)
     how = Sampled(max_tokens=mdloo.max_tokens)
     pairs = replace(answered, steps=tuned, rows=rows, length=length, lr=1e-4)
     reward = Reward(2 * tuned, rows, length, 3e-4)
-    brief = MDLOO(how.temperature, how.max_tokens, max(1, mdloo.iterations // 4), mdloo.prompts, mdloo.k, lr=mdloo.lr)
+    # Rewarded by a model, not by the check: near the start model, else it learns to please that model alone.
+    brief = replace(mdloo, iterations=max(1, mdloo.iterations // 4), beta=0.1)
     adapter = LoRA(lora, 4, 128, 2e-3, final_fraction=0.1)
     return Post(
         seeds=1,
@@ -89,10 +100,11 @@ def _small_post(
             max_tokens=how.max_tokens,
             rounds=itec,
             prompts=answered.prompts // 2,
+            pairs=16,
             rs=again,
             dpo=pairs,
             mdloo=brief,
-            reward=reward,
+            reward=replace(reward, steps=judged),
         ),
         compression=Compression(PaletteConfig(target_bpw=4.7, bins=1024), calibration=512, recovery=adapter),
         adapter=adapter,
@@ -119,6 +131,7 @@ _LAPTOP = Config(
             answered=DPO(prompts=192, k=8, pairs=4),
             mdloo=MDLOO(max_tokens=24, iterations=40, prompts=32, k=8, rows=128, passes=1, lr=3e-4),
             itec=2,
+            judged=300,
             lora=150,
         ),
         seeds=3,
@@ -143,6 +156,7 @@ PRESETS: dict[str, Config] = {
                 answered=DPO(prompts=12, k=4, pairs=2),
                 mdloo=MDLOO(max_tokens=8, iterations=2, prompts=8, k=4, rows=32, passes=1, lr=3e-4),
                 itec=1,
+                judged=10,
                 lora=8,
             ),
             safety=Safety(learned=60, share=0.125, held_out=32, max_tokens=16),

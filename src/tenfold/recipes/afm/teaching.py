@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any, cast
 
 from tenfold.align.committee import Answers, Member, RoundData, ask_committee, itec_round
@@ -30,8 +31,9 @@ class Taught:
         number: of the round, from 1.
         members: that answered, and those that it trained.
         picks: on held-out tasks, share of picked answers that are right; every pick is the newest reward model's, or with
-            "oracle" the check's own. "committee": of all members' answers to a prompt; "best member": of as many answers
-            of the best member alone.
+            "oracle" the check's own. "committee": of all members' answers to a prompt; "one teacher": of those that are
+            the best member's, as if it taught alone; "best member": of as many answers of the best member as all
+            members gave. Each is the mean over `draws` such groups of answers.
         preferences: new ones that the reward model learned from.
         samples: prompts whose best answers were learned from.
     """
@@ -78,7 +80,7 @@ def itec_rounds(
         tokenizer: of all.
         tasks: learned ones are shared out over the rounds.
         seed: of everything.
-        draws: answers to a held-out task.
+        draws: answers to a held-out task that a member is scored by, and groups of them that are picked from.
         bar: whether to show progress.
     """
     rounds = _Rounds(settings, run, name, start, tokenizer, tasks, seed, draws, bar)
@@ -192,19 +194,22 @@ class _Rounds:
         return float(tuning.once(self.run, f"{self.name}-{member}-score", measure))
 
     def picks(self, number: int, committee: Sequence[Member], scorer: Scorer) -> dict[str, float]:
-        """The committee's best-of-N and, with as many answers, that of its best member."""
+        """The committee's best-of-N, its best member's own share of that, and its best member's with as many answers."""
         settings, tasks = self.settings, self.tasks.held_out[1::2] or self.tasks.held_out
 
         def measure() -> dict[str, float]:
             best = max(committee, key=lambda member: member.score)
-            sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=self.seed)
-            everyone = ask_committee(committee, self.tokenizer, tasks, settings.k, sampling)
-            alone = ask_committee([best], self.tokenizer, tasks, settings.k * len(committee), sampling)
-            shares = {}
-            for who, answers in (("committee", everyone), ("best member", alone)):
-                shares[who] = right_share(answers, scorer)
-                shares[f"{who}, oracle"] = right_share(answers, verify)
-            return shares
+            shares: dict[str, list[float]] = {}
+            for draw in range(self.draws):
+                seed = (self.seed << 8) + draw
+                sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=seed)
+                everyone = ask_committee(committee, self.tokenizer, tasks, settings.k, sampling)
+                alone = ask_committee([best], self.tokenizer, tasks, settings.k * len(committee), sampling)
+                taught_alone = everyone.only(best.name)
+                for who, answers in (("committee", everyone), ("one teacher", taught_alone), ("best member", alone)):
+                    shares.setdefault(who, []).append(right_share(answers, scorer))
+                    shares.setdefault(f"{who}, oracle", []).append(right_share(answers, verify))
+            return {who: mean(found) for who, found in shares.items()}
 
         kept: dict[str, float] = tuning.once(self.run, f"{self.name}-picks-{number}", measure)
         return kept

@@ -223,15 +223,20 @@ class Tuning:
 
     Args:
         tasks: questions about "scenes", a sign to read ("reading"), questions over "several" pictures, "easy_vqa".
-        worked: answers over several pictures come with their steps.
+        worked: share of the questions over several pictures whose answers come after their steps.
+        demos: most demonstrations before such a question, answered in its way: without them a model that was tuned on single
+            questions no longer takes up the way that demonstrations answer in.
         training: steps and rates; the paper tunes with a cosine to 0.
     """
 
     tasks: tuple[Task, ...] = ("scenes",)
-    worked: bool = False
+    worked: float = 0.0
+    demos: int = 0
     training: Training = Training(steps=0, final=0.0)
 
     def __post_init__(self) -> None:
+        need("worked", self.worked, 0, 1)
+        need("demos", self.demos, 0)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks: got {self.tasks}, need one or more, all different")
 

@@ -95,7 +95,7 @@ def make_tokenizer(config: Config) -> Tokenizer:
         documents += [lines[i] for i in range(len(lines))]
     tasks = tuple(task for task in config.sft.tasks if task != "easy_vqa")
     if tasks:
-        asked = Instructions(tasks, 0, 400, worked=config.sft.worked)
+        asked = Instructions(tasks, 0, 400, worked=config.sft.worked, demos=config.sft.demos)
         documents += [asked[i] for i in range(len(asked))]
     seen += [segment["text"] for document in documents for segment in document if "text" in segment]
     return with_image_token(train_tokenizer(seen, config.language.vocab - 1))

@@ -18,7 +18,7 @@ from tenfold.recipes.mm1.config import Config
 from tenfold.recipes.mm1.documents import texts
 from tenfold.vision.cider import cider
 from tenfold.vision.document_tokens import encode_document, special_ids
-from tenfold.vision.instructions import Instructions, final_answer, make_query
+from tenfold.vision.instructions import Instructions, final_answer, with_demos
 from tenfold.vision.interleaved import STOPS, Query, few_shot_queries
 from tenfold.vision.multimodal import MultimodalLM
 from tenfold.vision.multimodal_generate import Answer, fit_demos, generate
@@ -113,7 +113,7 @@ def prompt_of(query: Query) -> list[dict[str, Any]]:
 
 def tuned(model: MultimodalLM, config: Config, task: str, seed: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Accuracy in per cent on a tuned task: "all", by family; over several pictures also with their order reversed, and blind."""
-    part = Instructions((task,), seed, config.evaluation.tuned, worked=config.sft.worked, part="test")
+    part = Instructions((task,), seed, config.evaluation.tuned, part="test")
     queries = [part.query(i) for i in range(len(part))]
     stop = ("\n",)
     answers = ask(model, queries, 16, stop)
@@ -140,21 +140,14 @@ def chain_of_thought(model: MultimodalLM, config: Config, queries: Sequence[Quer
     found = {}
     for shots in config.evaluation.shots:
         for style, worked in (("direct", False), ("steps", True)):
-            asked = [_with_demos(query, shots, worked, seed, i) for i, query in enumerate(queries)]
+            asked = [
+                with_demos(query, shots, np.random.default_rng([seed, 9, i]), worked=worked)
+                for i, query in enumerate(queries)
+            ]
             found[f"{shots} shots, {style}"] = accuracy(model, asked, ("\n",), new=32)
             if not shots:
                 break  # without demonstrations there is no style
     return found
-
-
-def _with_demos(query: Query, shots: int, worked: bool, seed: int, index: int) -> Query:
-    rng = np.random.default_rng([seed, 9, index])
-    demos: list[Any] = []
-    while len(demos) < shots:
-        drawn = make_query("several", rng, worked=worked)
-        if drawn.note == query.note:
-            demos.append([*drawn.prompt, {"text": f" {drawn.answer}\n"}])
-    return Query(query.task, tuple(demos), query.prompt, query.answer, query.note)
 
 
 def accuracy(model: MultimodalLM, queries: Sequence[Query], stop: Sequence[str], new: int = 16) -> float:

@@ -15,7 +15,12 @@ from tenfold.recipes.mm1.config import (
     Vision,
 )
 
-_LAPTOP_TUNING = Tuning(("scenes", "several"), training=Training(steps=250, final=0.0, lr=2e-3))
+_LAPTOP_TUNING = Tuning(
+    ("scenes", "several"),
+    worked=0.5,
+    demos=8,
+    training=Training(steps=250, rows=6, length=512, images=48, final=0.0, lr=2e-3),
+)
 
 PRESETS: dict[str, Config] = {
     "tiny": Config(

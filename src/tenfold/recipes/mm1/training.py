@@ -153,8 +153,9 @@ def learn(
         documents: Mixture | Sequence[Any] = mixture(config, mix, job.seed)
         label = f"mix {mix.captions:g}/{mix.interleaved:g}/{mix.text:g}" + (" control" if mix.control else "")
     else:
-        documents = Instructions(config.sft.tasks, job.seed, config.data.per_epoch, worked=config.sft.worked)
-        label = f"tasks {','.join(config.sft.tasks)}"
+        sft = config.sft
+        documents = Instructions(sft.tasks, job.seed, config.data.per_epoch, worked=sft.worked, demos=sft.demos)
+        label = f"tasks {','.join(sft.tasks)}"
     collate = Collate(special_ids(tokenizer), processor)
     if config.vision.frozen and mesh is None:
         collate = EncodedOnce(collate, vision, layer)
