@@ -25,7 +25,7 @@ from tenfold.core.fit import TrainState
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder
 from tenfold.nn.moe import moe_layers
-from tenfold.recipes.mm1 import EXPECTED, PRESETS, Config, evaluation, train, training
+from tenfold.recipes.mm1 import EXPECTED, PRESETS, Config, contrastive, evaluation, reconstructive, train, training
 from tenfold.recipes.mm1.config import (
     MAIN,
     Clip,
@@ -283,6 +283,34 @@ def test_a_cell_starts_from_the_encoder_that_foretells_patches(tmp_path: Path) -
     assert train_aim(config, Run.open(run.path), 0) == row, "a finished stage is read back"
     with pytest.raises(UserError, match=r"clip\.steps: got 0"):
         check(replace(config, clip=Clip(steps=0)))
+
+
+@pytest.mark.parametrize("stage", [contrastive, reconstructive])
+def test_an_encoder_whose_stage_was_killed_is_the_same_encoder(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data: the prepared emoji."""
+    config = replace(SMALL, clip=Clip(steps=4, batch=4, size=12, patch=4))
+    learn, name = (stage.train_aim, "aim-seed0") if stage is reconstructive else (stage.train_clip, "clip-seed0")
+    whole = Run.create("mm1", "tiny", config, tmp_path / "whole")
+    learn(config, whole, 0)
+    plain_fit = stage.fit
+
+    def killed(state: TrainState, loss: Any, **options: Any) -> None:
+        def after(state: TrainState) -> None:
+            if state.step == 3:
+                raise Killed
+
+        plain_fit(state, loss, **{**options, "after_step": after})
+
+    run = Run.create("mm1", "tiny", config, tmp_path / "killed")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "fit", killed)
+        with pytest.raises(Killed):
+            learn(config, run, 0)
+    assert not run.done(name)
+    learn(config, Run.open(run.path), 0)
+    assert encoder_file(run.path, name).read_bytes() == encoder_file(whole.path, name).read_bytes()
 
 
 def test_settings_that_cannot_be_are_one_line_and_exit_2(
