@@ -21,9 +21,11 @@ from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.prompts.result import Result
 from tenfold.prompts.sim_worlds import sim_task
+from tenfold.prompts.word_model import WordModel
 from tenfold.recipes.abo import EXPECTED, PRESETS, Config, check, train
 from tenfold.recipes.abo.config import Data, Models, Probes, Search
 from tenfold.recipes.abo.experiment import SELECTORS, one_stage, stage_names
+from tenfold.recipes.abo.findings import Scores
 from tenfold.recipes.abo.searches import METHODS, open_task, options
 
 SMALL = Config(
@@ -74,6 +76,33 @@ def test_end_to_end_compares_probes_and_reports(tmp_path: Path) -> None:
     assert stage_names(config) == [name for name in stage_names(config) if run.done(name)]
 
 
+def test_a_local_target_with_scripted_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plumbing at a size of seconds: this model has learned nothing."""
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
+    config = replace(
+        PRESETS["local"],
+        models=Models("local", local=WordModel(dim=8, layers=1, heads=1, lessons=60, steps=3, rows=2)),
+        data=Data(tasks=("words/rule",), train=6, val=5, test=8),
+        search=Search(calls=30, proposals=2, minibatch=3, keep=1, verify=2, abo_rounds=1),
+        probes=Probes(reflections=0, paraphrases=0),
+        methods=("given", "random", "ape"),
+        seeds=(0, 1, 2),
+    )
+    check(config)
+    run = Run.create("abo", "local", config, tmp_path)
+    result = train(config, run)
+    names = {claim.name: claim for claim in result.claims}
+    claim = names["ape above random on words/rule"]
+    assert not claim.simulator and claim.seeds == 3 and "scripted optimizer" in claim.how and claim.paper is None
+    scores = json.loads((run.path / "tables" / "scores.json").read_text())["rows"]
+    assert [row["method"] for row in scores] == list(config.methods) and all(
+        row["target calls"] <= 30 for row in scores
+    )
+    assert scores[0]["p against random"] is None and "Scripted optimizer." in (run.path / "report.html").read_text()
+    rows = [run.load_stage(name) for name in stage_names(config)]
+    assert len(set(Scores(config, rows).items("words/rule", "ape")[1])) == 24  # every seed has items of its own
+
+
 def test_a_stage_is_the_same_in_a_run_of_its_own(tmp_path: Path) -> None:
     name = "search sim-navigate abo 0"
     rows = []
@@ -102,11 +131,20 @@ def test_every_preset_is_sound() -> None:
         ({"data": Data(tasks=("bbh/snarks",))}, "the simulator knows object_counting and navigate only"),
         ({"models": Models(target="m"), "workers": 2}, "workers: got 2, need 1 with a real model"),
         ({"seeds": (1, 1)}, "seeds: got"),
+        ({"models": Models("local")}, "local and script know words/rule only"),
     ],
 )
 def test_a_bad_config_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("pair", [("sim", "local"), ("script", "sim")])
+def test_the_local_model_only_answers_and_the_script_only_writes(pair: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="can only answer"):
+        Models(*pair)
+    assert main(["abo", "plan", "--task", "words/rule", "--target-model", pair[0], "--optimizer-model", pair[1]]) == 2
+    assert main(["abo", "plan", "--task", "sim/navigate", "--target-model", "local"]) == 2
 
 
 def test_what_is_absent_is_told_before_there_is_a_run(data_dir: Path) -> None:

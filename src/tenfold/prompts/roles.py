@@ -36,6 +36,11 @@ def parse_tags(text: str, tag: str) -> list[str]:
     return [span.strip() for span in pattern.findall(text)[:MOST_SPANS]]
 
 
+def tagged(name: str, text: str) -> str:
+    """A text as `parse_tags` reads it: what replies are made of."""
+    return f"<{name}>{text}</{name}>"
+
+
 def induce(demos: Sequence[Example]) -> tuple[Message, ...]:
     """APE: an instruction from demonstrations. Replies with <prompt>."""
     return _ask("induce", "Here are inputs with their right outputs.\n\n" + _demos(demos) + "\n\nWrite the one instruction that was given to somebody who wrote these outputs. It must fit other inputs as well, so quote none of these. Put it between <prompt> and </prompt>.")  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from tenfold.core.config import need
 from tenfold.prompts.examples import Example
-from tenfold.prompts.roles import FOLLOWED, VALID, parse_tags, role_of
+from tenfold.prompts.roles import FOLLOWED, VALID, parse_tags, role_of, tagged
 from tenfold.prompts.sim_worlds import WORLDS, Skill, World, world_of
 from tenfold.text.messages import SAMPLING, Message, Reply, Sampling, estimated_usage
 
@@ -178,21 +178,23 @@ class SimOptimizer:
 
     def _induce(self, said: str, world: World, draw: random.Random) -> str:
         hint = draw.choice(world.skills).hint if draw.random() < 0.5 else ""
-        return _tag("prompt", _dressed(f"{draw.choice(world.starts)} {hint}".strip(), draw))
+        return tagged("prompt", _dressed(f"{draw.choice(world.starts)} {hint}".strip(), draw))
 
     def _paraphrase(self, said: str, world: World, draw: random.Random) -> str:
-        return _tag("prompt", _dressed(_undressed(parse_tags(said, "instruction")[0]), draw))
+        return tagged("prompt", _dressed(_undressed(parse_tags(said, "instruction")[0]), draw))
 
     def _reflect(self, said: str, world: World, draw: random.Random) -> str:
         replies = parse_tags(said, "reply") or [""]
         if world_of(said) is None:  # no example: nothing tells the world, so the priors of all are named
             text = " ".join(each.skills[-1].blame for each in WORLDS.values())
-            return _tag("reason", text if draw.random() < self.beta else "Nothing in the reply explains the error.")
+            return tagged("reason", text if draw.random() < self.beta else "Nothing in the reply explains the error.")
         wanted = re.search(r"Give (\d+) different reasons", said)
         reasons = []
         for index in range(int(wanted[1]) if wanted else 1):
             skill = self.blamed(world, replies[index % len(replies)], draw)
-            reasons.append(_tag("reason", "Nothing in the reply explains the error." if skill is None else skill.blame))
+            reasons.append(
+                tagged("reason", "Nothing in the reply explains the error." if skill is None else skill.blame)
+            )
         return "\n".join(reasons)
 
     def _edit(self, said: str, world: World, draw: random.Random) -> str:
@@ -202,19 +204,19 @@ class SimOptimizer:
         text = _undressed(parent) or draw.choice(world.starts)
         if skill is not None and not skill.named_in(text):
             text = f"{text} {skill.hint}"
-        return "\n".join(_tag("prompt", _dressed(text, draw)) for _ in range(int(wanted[1]) if wanted else 1))
+        return "\n".join(tagged("prompt", _dressed(text, draw)) for _ in range(int(wanted[1]) if wanted else 1))
 
     def _summarise(self, said: str, world: World, draw: random.Random) -> str:
-        return _tag("reason", Counter(parse_tags(said, "reason")).most_common(1)[0][0])
+        return tagged("reason", Counter(parse_tags(said, "reason")).most_common(1)[0][0])
 
     def _history(self, said: str, world: World, draw: random.Random) -> str:
         best = _undressed((parse_tags(said, "instruction") or [""])[-1])
         kept = best if best and draw.random() < 0.5 else draw.choice(world.starts)
         skill = draw.choice(world.skills)
-        return _tag("prompt", _dressed(kept if skill.named_in(kept) else f"{kept} {skill.hint}", draw))
+        return tagged("prompt", _dressed(kept if skill.named_in(kept) else f"{kept} {skill.hint}", draw))
 
     def _decompose(self, said: str, world: World, draw: random.Random) -> str:
-        return "\n".join(_tag("step", skill.step) for skill in world.skills)
+        return "\n".join(tagged("step", skill.step) for skill in world.skills)
 
     def _demonstrate(self, said: str, world: World, draw: random.Random) -> str:
         question, target = parse_tags(said, "input")[-1], parse_tags(said, "output")[-1]
@@ -223,7 +225,7 @@ class SimOptimizer:
             SimTarget._step_line(world, number, text, lines)
             for number, text in numbered_steps(parse_tags(said, "steps")[0])
         ]
-        return _tag("demonstration", "\n".join([*shown, f"So the answer is {target}."]))
+        return tagged("demonstration", "\n".join([*shown, f"So the answer is {target}."]))
 
     def _diagnose(self, said: str, world: World, draw: random.Random) -> str:
         reply, steps = parse_tags(said, "reply")[-1], numbered_steps(parse_tags(said, "steps")[0])
@@ -231,13 +233,13 @@ class SimOptimizer:
         number = next((n for n, text in steps if skill is not None and skill.named_in(text)), len(steps))
         followed = "yes" if skill is None or f"{skill.label}:" in reply else "no"
         cause = "Nothing in the reply explains the error." if skill is None else skill.blame
-        return "\n".join([_tag("step", str(number)), _tag("followed", followed), _tag("cause", cause)])
+        return "\n".join([tagged("step", str(number)), tagged("followed", followed), tagged("cause", cause)])
 
     def _refine(self, said: str, world: World, draw: random.Random) -> str:
         wanted = re.search(r"Step (\d+) is carried out", said)
         steps = dict(numbered_steps(parse_tags(said, "steps")[0]))
         text = steps.get(int(wanted[1]) if wanted else 1, "Work it out.")
-        return _tag(
+        return tagged(
             "step",
             f"{text.removesuffix('.')}, {draw.choice(('one after the other', 'with care', 'one a line', 'without haste'))}.",
         )
@@ -248,11 +250,11 @@ class SimOptimizer:
         if reasons:
             true = [next((s for s in world.skills if f"{s.label}:" not in reply), None) for reply in replies]
             named = any(skill is not None and re.search(rf"\b{skill.name}\b", reasons[0]) for skill in true)
-            return _tag("label", VALID[0 if draw.random() < self.beta or named else 1])
+            return tagged("label", VALID[0 if draw.random() < self.beta or named else 1])
         ((_, text),) = numbered_steps(parse_tags(said, "steps")[0])
         skill = next((skill for skill in world.skills if skill.named_in(text)), None)
         shown = skill is None or f"{skill.label}:" in replies[0]
-        return _tag("label", FOLLOWED[0 if draw.random() < self.beta or shown else 1])
+        return tagged("label", FOLLOWED[0 if draw.random() < self.beta or shown else 1])
 
 
 _BEFORE = ("", "Please: ", "Your task: ", "Instruction: ", "In short: ", "What to do: ", "Now: ", "Read this: ")
@@ -280,7 +282,3 @@ def _undressed(text: str) -> str:
     while ended := [after for after in _AFTER[1:] if text.endswith(after)]:
         text = text.removesuffix(ended[0])
     return text
-
-
-def _tag(name: str, text: str) -> str:
-    return f"<{name}>{text}</{name}>"

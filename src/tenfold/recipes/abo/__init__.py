@@ -1,7 +1,7 @@
 """ABO: are large language models good prompt optimizers? (Ma et al. 2024, arXiv 2402.02101).
 
 tiny: under a minute on a simulator, one seed, no claim. laptop: the same over five seeds and ten methods, with diagnoses whose truth is
-known. smollm2: a real small model as target and optimizer on two tasks of BIG-Bench Hard. paper: the paper's tasks, models to bring, never run.
+known. local: a small language model that is trained here as a real target, prompts by a script. smollm2: a real small model as target and optimizer on two tasks of BIG-Bench Hard. paper: the paper's tasks, models to bring, never run.
 """
 
 from tenfold.recipes.abo.config import Config

@@ -20,7 +20,8 @@ from tenfold.prompts.selectors import UCB, BruteForce, Selector, SuccessiveHalvi
 from tenfold.prompts.sim_worlds import WORLDS, sim_task
 from tenfold.prompts.task import Placement, Task, check_prompt, subset
 from tenfold.prompts.task_files import load_bbh, load_table
-from tenfold.recipes.abo.config import Search
+from tenfold.prompts.word_world import word_task
+from tenfold.recipes.abo.config import LOCAL, SCRIPT, WORDS, Models, Search
 from tenfold.recipes.abo.models import opened
 from tenfold.recipes.abo.searches import METHODS, make_search
 from tenfold.text.budget import Budget
@@ -35,15 +36,15 @@ class Asked:
     """A search.
 
     Args:
-        task: bbh/NAME of BIG-Bench Hard, or sim/object_counting, sim/navigate; none: --data.
+        task: bbh/NAME of BIG-Bench Hard, or sim/object_counting, sim/navigate, words/rule; none: --data.
         data: a table of your own, .csv, .tsv or .jsonl, with columns input and target, perhaps id and split.
         input_column, target_column: their names in your table.
         scorer: auto (by the targets), exact, choice, number, or regex:PATTERN whose last match is the answer.
         placement: where the prompt stands: before_q, after_q, system, answer_start.
         description: what is asked, in a sentence; abo begins with it.
         method: abo, apo, apo-sum, opro, ape, iterative-ape, pe2, random or given.
-        target_model: solves the task: sim, serve:NAME, URL#MODEL, or MODEL at --base-url.
-        optimizer_model: writes prompts; "target": the same model.
+        target_model: solves the task: sim, local (with words/rule), serve:NAME, URL#MODEL, or MODEL at --base-url.
+        optimizer_model: writes prompts; "target": the same model, with local a script.
         base_url: of endpoints that are named by their model alone; none: OPENAI_BASE_URL. The key is OPENAI_API_KEY.
         start: prompts to begin with; "@FILE" reads one.
         selector: how candidates are chosen on val: brute, ucb, halving, rejects.
@@ -147,12 +148,14 @@ def task_of(asked: Asked) -> Task:
         kind, _, name = asked.task.partition("/")
         if kind == "sim" and name in WORLDS:
             task = sim_task(name, asked.seed)
+        elif asked.task == WORDS:
+            task = word_task(asked.seed)
         elif kind == "bbh" and name:
             options: dict[str, Any] = {} if (scorer := _scorer(asked.scorer)) is None else {"scorer": scorer}
             task = load_bbh(name, placement=asked.placement, max_tokens=asked.max_tokens, **options)
         else:
             raise UserError(
-                f"--task: got {asked.task!r}, need bbh/NAME, {', '.join(f'sim/{world}' for world in WORLDS)}"
+                f"--task: got {asked.task!r}, need bbh/NAME, {', '.join(f'sim/{world}' for world in WORLDS)}, {WORDS}"
             )
     return subset(task, asked.train, asked.val, asked.test)
 
@@ -194,9 +197,12 @@ def models_of(asked: Asked) -> Iterator[tuple[ChatModel, ChatModel]]:
     """
     if asked.target_model is None:
         raise UserError(
-            "--target-model: need one: MODEL (at OPENAI_BASE_URL or --base-url), URL#MODEL, serve:NAME, or sim"
+            "--target-model: need one: MODEL (at OPENAI_BASE_URL or --base-url), URL#MODEL, serve:NAME, sim, or local"
         )
     both = (asked.target_model, asked.optimizer_model)
+    Models(*both)  # refuses a local model that is to write prompts
+    if (LOCAL in both or SCRIPT in both) and asked.task != WORDS:
+        raise UserError(f"--target-model, --optimizer-model: local and script know --task {WORDS} only")
     with opened(
         *both, seed=asked.seed, base_url=asked.base_url, concurrency=asked.concurrency, timeout=asked.timeout
     ) as models:

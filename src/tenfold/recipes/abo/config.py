@@ -6,11 +6,23 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tenfold.core.config import need, need_distinct, need_seeds
+from tenfold.prompts.word_model import WORD_MODEL, WordModel
 
 Method = Literal[
     "given", "few-shot-cot", "random", "ape", "iterative-ape", "apo", "apo-sum", "pe2", "opro", "abo", "abo-ablation"
 ]
 SIM = "sim"
+LOCAL = "local"  # a small model of the word world, trained here
+SCRIPT = "script"  # a scripted writer of prompts for the word world
+WORDS = "words/rule"
+GENERATED = ("sim/", "words/")  # tasks that are made anew for every seed
+
+
+def writer_of(target: str, optimizer: str) -> str:
+    """Who writes prompts, by the names of `Models`."""
+    if optimizer != "target":
+        return optimizer
+    return SCRIPT if target == LOCAL else target
 
 
 @dataclass(frozen=True)
@@ -18,12 +30,14 @@ class Models:
     """Who solves the task and who writes prompts.
 
     Args:
-        target: "sim" (the simulator), "serve:NAME" (a model of `tenfold models list` or a folder, served by `tenfold afm serve`
+        target: "sim" (the simulator), "local" (a small language model of the word world, trained here), "serve:NAME" (a model of `tenfold models list` or a folder, served by `tenfold afm serve`
             for the time of the run), URL#MODEL of an endpoint, or MODEL at OPENAI_BASE_URL.
-        optimizer: the same; "target" is the same model.
+        optimizer: the same; "script" is a program that writes prompts for the word world; "target" is the same model, with the
+            local one the script, since it can only answer.
         beta: of the simulated optimizer: the share of reflections in which it blames its prior cause.
         concurrency: requests under way at an endpoint.
         timeout: seconds of one try at an endpoint.
+        local: how the local model is made.
     """
 
     target: str = SIM
@@ -31,13 +45,21 @@ class Models:
     beta: float = 0.7
     concurrency: int = 16
     timeout: float = 60.0
+    local: WordModel = WORD_MODEL
 
     def __post_init__(self) -> None:
         need("beta", self.beta, 0, 1)
         need("concurrency", self.concurrency, 1)
         need("timeout", self.timeout, 0, above=True)
         if not self.target or not self.optimizer:
-            raise ValueError("target, optimizer: got an empty name, need sim, serve:NAME, URL#MODEL or MODEL")
+            raise ValueError("target, optimizer: got an empty name, need sim, local, serve:NAME, URL#MODEL or MODEL")
+        if self.optimizer == LOCAL or self.target == SCRIPT:
+            raise ValueError("target, optimizer: the local model can only answer, the script only write prompts")
+
+    @property
+    def writer(self) -> str:
+        """Who writes prompts."""
+        return writer_of(self.target, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,7 @@ class Data:
     """What is solved.
 
     Args:
-        tasks: "sim/object_counting", "sim/navigate" (generated), "bbh/NAME" of BIG-Bench Hard, or a table of your own.
+        tasks: "sim/object_counting", "sim/navigate", "words/rule" (generated), "bbh/NAME" of BIG-Bench Hard, or a table of your own.
         train, val, test: the first so many examples of each split; none: all.
         max_tokens: of a target's reply.
     """
@@ -155,6 +177,8 @@ class Config:
             raise ValueError(
                 "data.tasks: the simulator knows object_counting and navigate only; name a real model for others"
             )
+        if (self.models.target == LOCAL or self.models.writer == SCRIPT) and set(self.data.tasks) != {WORDS}:
+            raise ValueError(f"data.tasks: local and script know {WORDS} only; name real models for others")
         if self.workers > 1 and not self.simulated:
             raise ValueError(
                 f"workers: got {self.workers}, need 1 with a real model: it answers many requests at once by itself"
@@ -164,3 +188,8 @@ class Config:
     def simulated(self) -> bool:
         """Whether the target is the simulator."""
         return self.models.target == SIM
+
+    @property
+    def scripted(self) -> bool:
+        """Whether prompts are written by a script."""
+        return self.models.writer == SCRIPT

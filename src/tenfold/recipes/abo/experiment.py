@@ -18,7 +18,7 @@ from tenfold.prompts.probes import probe_paraphrases, probe_reflections
 from tenfold.prompts.selectors import UCB, BruteForce, Pull, Selector, SuccessiveHalving, SuccessiveRejects, select
 from tenfold.prompts.task import Task
 from tenfold.prompts.task_files import few_shot_cot
-from tenfold.recipes.abo.config import SIM, Config
+from tenfold.recipes.abo.config import LOCAL, SCRIPT, SIM, Config
 from tenfold.recipes.abo.models import SERVE, opened
 from tenfold.recipes.abo.searches import Row, open_task, run_search
 from tenfold.text.chat import run_sync
@@ -61,7 +61,7 @@ def check(config: Config) -> None:
             from tenfold.lm.pretrained import find
 
             find(name.removeprefix(SERVE))
-        elif name not in (SIM, "target"):
+        elif name not in (SIM, LOCAL, SCRIPT, "target"):
             with opened(name, "target"):
                 pass
 
@@ -89,7 +89,7 @@ def train(config: Config, run: Run) -> Result:
             title="searches",
         )
     else:
-        with opened(config.models.target, config.models.optimizer, concurrency=config.models.concurrency, timeout=config.models.timeout) as models:  # fmt: skip
+        with opened(config.models.target, config.models.optimizer, concurrency=config.models.concurrency, timeout=config.models.timeout, local=config.models.local) as models:  # fmt: skip
             run_jobs(
                 _with_models(models),
                 [(config, str(run.path), name) for name in left],

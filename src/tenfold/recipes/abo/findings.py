@@ -13,7 +13,7 @@ from tenfold.core.claims import Claim
 from tenfold.core.statistics import Interval, paired_bootstrap, paired_t, plus_minus, select, wilson
 from tenfold.prompts.report import diagnostic_rows
 from tenfold.prompts.result import mcnemar_p
-from tenfold.recipes.abo.config import Config
+from tenfold.recipes.abo.config import GENERATED, LOCAL, WORDS, Config
 from tenfold.recipes.abo.searches import Row
 
 RECOVERED = 0.05  # how far the estimated correctness may lie from 1 - beta (1 - the prior's hit rate)
@@ -57,7 +57,7 @@ class Scores:
         for seed in self.config.seeds:
             for id, score in self.row(task, method, seed)["scores"].items():
                 scores.append(math.nan if score is None else score)
-                groups.append(f"{seed} {id}" if self.config.simulated else id)
+                groups.append(f"{seed} {id}" if task.startswith(GENERATED) else id)
         return scores, groups
 
     def pooled(self, task: str, method: str) -> Interval:
@@ -108,6 +108,7 @@ def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                     "val": plus_minus([row["val"] for row in own]),
                     "val − test": plus_minus([row["val"] - row["test"] for row in own]),
                     "p against given": None if method == "given" else _p(scores.p_value(task, method, "given")),
+                    **_against_random(scores, task, method),
                     "within paraphrase noise": None if noise is None or method == "given" else ("yes" if gain < noise else "no"),
                     "target calls": round(statistics.fmean(row["target_calls"] for row in own)),
                     "optimizer calls": round(statistics.fmean(row["optimizer_calls"] for row in own)),
@@ -117,6 +118,14 @@ def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                 }
             )  # fmt: skip
     return lines
+
+
+def _against_random(scores: Scores, task: str, method: str) -> Row:
+    """McNemar's p against random search, a column where that was run."""
+    if "random" not in scores.methods(task):
+        return {}
+    apart = method not in ("given", "few-shot-cot", "random")
+    return {"p against random": _p(scores.p_value(task, method, "random")) if apart else None}
 
 
 def _p(value: float | None) -> str | None:
@@ -226,11 +235,15 @@ def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
         have = scores.methods(task)
         for method in sorted(have, key=lambda method: method != "abo"):
             if method != "given":
-                paper = PAPER_BEHAVIOUR if method == "abo" else None
+                paper = PAPER_BEHAVIOUR if method == "abo" and task != WORDS else None
                 claims.append(_claim(scores, task, method, "given", sim, paper))
         for other in ("apo", "opro", "abo-ablation", "random"):
             if "abo" in have and other in have:
                 claims.append(_claim(scores, task, "abo", other, sim, None))
+        if (
+            "random" in have and task == WORDS
+        ):  # looking at examples, errors or scores against drawing the same sentences blindly
+            claims += [_claim(scores, task, method, "random", sim, None) for method in ("ape", "apo", "opro") if method in have]  # fmt: skip
     if sim:
         claims += _probe_claims(config, rows)
     bandits = {row["selector"]: row for row in rows if row["kind"] == "bandit"}
@@ -259,7 +272,7 @@ def _claim(scores: Scores, task: str, method: str, other: str, sim: bool, paper:
         "higher",
         ci,
         seeds,
-        f"share right on {items} test items, at most {config.search.calls} calls to the target{most} a run, {over}",
+        f"share right on {items} test items, at most {config.search.calls} calls to the target{most} a run, {over}{', scripted optimizer' if config.scripted else ''}",
         paper,
         sim,
     )
@@ -299,6 +312,10 @@ def summary(config: Config, rows: Sequence[Row]) -> str:
         told = ", ".join(f"{method} {plus_minus(scores.means(task, method))}" for method in have)
         parts.append(f"{task}: the starting prompt scores {start} on test; {told}.")
     who = "On a simulator, which says nothing about language models: " if config.simulated else ""
+    if config.models.target == LOCAL:
+        who = "The target is a small language model that was trained for this world alone. "
+    if config.scripted:
+        who += "A script writes the prompts, which reads examples without fault: figures say nothing about language models as optimizers. "
     seeds = f"{len(config.seeds)} seeds, ± is the 95 % t interval" if len(config.seeds) > 1 else "One seed"
     most = "" if config.search.tokens is None else f" and at {config.search.tokens} tokens of both models"
     return f"{who}{' '.join(parts)} All searches stop at {config.search.calls} calls to the target{most}. {seeds}."

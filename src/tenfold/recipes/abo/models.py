@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager
 from tenfold.core.errors import UserError
 from tenfold.lm.pretrained import find
 from tenfold.prompts.simulator import SimOptimizer, SimTarget
-from tenfold.recipes.abo.config import SIM
+from tenfold.prompts.word_model import WORD_MODEL, WordModel, open_word_model
+from tenfold.prompts.word_writer import WordWriter
+from tenfold.recipes.abo.config import LOCAL, SCRIPT, SIM, writer_of
 from tenfold.text.endpoint import EndpointChatModel
 from tenfold.text.messages import ChatModel
 
@@ -31,15 +33,17 @@ def opened(
     concurrency: int = 16,
     timeout: float = 60.0,
     stream: bool = False,
+    local: WordModel = WORD_MODEL,
 ) -> Iterator[tuple[ChatModel, ChatModel]]:
     """Target and optimizer; models that are served here are stopped at the end.
 
     Args:
         target, optimizer: see `config.Models`.
-        seed, beta: of the simulator.
+        seed, beta: of the simulator; the seed also of the scripted writer.
         base_url, api_key: of endpoints that are named by their model alone; none: the environment's.
         concurrency, timeout: of endpoints.
         stream: let endpoints send replies in pieces.
+        local: how the local model is made.
     Raises:
         UserError: no such model, an endpoint without key, a server that does not start.
     """
@@ -48,7 +52,11 @@ def opened(
 
         def model(name: str) -> ChatModel:
             if name not in known:
-                if name.startswith(SERVE):
+                if name == LOCAL:
+                    known[name] = stack.enter_context(open_word_model(local))
+                elif name == SCRIPT:
+                    known[name] = WordWriter(seed)
+                elif name.startswith(SERVE):
                     url, served = stack.enter_context(serving(name.removeprefix(SERVE)))
                     known[name] = EndpointChatModel(served, url, "none", concurrency, timeout)
                 elif name.startswith(("http://", "https://")):
@@ -60,7 +68,7 @@ def opened(
                     known[name] = EndpointChatModel(name, base_url, api_key, concurrency, timeout, stream=stream)
             return known[name]
 
-        writer = target if optimizer == "target" else optimizer
+        writer = writer_of(target, optimizer)
         first = SimTarget(seed) if target == SIM else model(target)
         second = SimOptimizer(beta, seed) if writer == SIM else model(writer)
         yield first, second

@@ -75,5 +75,5 @@ def report(config: Config, run: Run, rows: Sequence[Row]) -> None:
 
 
 def _marked(config: Config, text: str) -> str:
-    """The simulator is named wherever its figures stand."""
-    return f"{text} Simulator." if config.simulated else text
+    """A simulator, or a scripted optimizer, is named wherever its figures stand."""
+    return f"{text} Simulator." if config.simulated else f"{text} Scripted optimizer." if config.scripted else text

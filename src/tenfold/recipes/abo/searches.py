@@ -17,7 +17,8 @@ from tenfold.prompts.result import Result
 from tenfold.prompts.sim_worlds import sim_task
 from tenfold.prompts.task import Task, subset
 from tenfold.prompts.task_files import few_shot_cot, load_bbh, load_table
-from tenfold.recipes.abo.config import Config, Method, Search
+from tenfold.prompts.word_world import PHRASES, word_task
+from tenfold.recipes.abo.config import WORDS, Config, Method, Search
 from tenfold.text.budget import Budget
 from tenfold.text.messages import ChatModel
 
@@ -43,13 +44,15 @@ def open_task(name: str, config: Config, seed: int) -> Task:
     sizes = config.data
     if name.startswith("sim/"):
         task = sim_task(name.removeprefix("sim/"), seed)
+    elif name == WORDS:
+        task = word_task(seed)
     elif name.startswith("bbh/"):
         task = load_bbh(name, max_tokens=sizes.max_tokens)
     elif Path(name).suffix in (".csv", ".tsv", ".jsonl"):
         task = load_table(name, max_tokens=sizes.max_tokens)
     else:
         raise UserError(
-            f"data.tasks: got {name!r}, need sim/object_counting, sim/navigate, bbh/NAME or a table (.csv, .tsv, .jsonl)"
+            f"data.tasks: got {name!r}, need sim/object_counting, sim/navigate, words/rule, bbh/NAME or a table (.csv, .tsv, .jsonl)"
         )
     return subset(task, sizes.train, sizes.val, sizes.test)
 
@@ -67,6 +70,8 @@ def options(method: str, size: Search, task: Task) -> dict[str, Any]:
         "pe2": {"rounds": ENDLESS, "minibatch": size.minibatch, "proposals": max(1, size.proposals // size.keep), "max_prompt_chars": min(2000, size.max_prompt_chars)},
         "abo": {"rounds": size.abo_rounds, "keep": 1, "minibatch": size.minibatch, "verify": size.verify},
     }  # fmt: skip
+    if task.name == WORDS:  # whole sentences, those that the scripted writer knows
+        own["random"] |= {"words": PHRASES, "length": 3}
     gradients = max(1, min(4, size.proposals // 2))
     own["apo"] = own["apo-sum"] = {"rounds": ENDLESS, "minibatch": size.minibatch, "n_gradients": gradients, "mc_samples_per_step": 1 if size.proposals < 8 else 2, "max_expansion_factor": max(1, size.proposals // size.keep)}  # fmt: skip
     own["abo-ablation"] = {**own["abo"], "demonstration": False}

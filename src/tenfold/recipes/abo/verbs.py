@@ -243,7 +243,7 @@ def compare(
     """Compare methods at equal calls over several seeds: a table, claims with intervals, a report.
 
     Args:
-        tasks: bbh/NAME, sim/NAME, or tables of your own (.csv, .tsv, .jsonl with columns input and target).
+        tasks: bbh/NAME, sim/NAME, words/rule, or tables of your own (.csv, .tsv, .jsonl with columns input and target).
         target_model, optimizer_model: as in optimize.
         methods: what is compared; "given" is the starting prompt alone.
         seeds: how many, from 0.
@@ -264,7 +264,7 @@ def compare(
 
     need("--seeds", seeds, 1, 1000)
     if target_model is None:
-        raise UserError("--target-model: need one: MODEL (at OPENAI_BASE_URL), URL#MODEL, serve:NAME, or sim")
+        raise UserError("--target-model: need one: MODEL (at OPENAI_BASE_URL), URL#MODEL, serve:NAME, sim, or local")
     config = Config(
         Models(target_model, optimizer_model, concurrency=concurrency),
         Data(tasks, train, val, test, max_tokens),
