@@ -82,7 +82,7 @@ def test_a_local_target_with_scripted_prompts(tmp_path: Path, monkeypatch: pytes
     config = replace(
         PRESETS["local"],
         models=Models("local", local=WordModel(dim=8, layers=1, heads=1, lessons=60, steps=3, rows=2)),
-        data=Data(tasks=("words/rule",), train=6, val=5, test=8),
+        data=Data(tasks=("words/rule",), train=6, val=5, test=8, max_tokens=6),
         search=Search(calls=30, proposals=2, minibatch=3, keep=1, verify=2, abo_rounds=1),
         probes=Probes(reflections=0, paraphrases=0),
         methods=("given", "random", "ape"),

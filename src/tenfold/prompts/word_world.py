@@ -110,12 +110,13 @@ def worked(rule: Rule, question: str) -> str:
     return f"Step 1: {answer.split()[0]}\nStep 2: {answer}\nSo the answer is {answer}."
 
 
-def word_task(seed: int = 0, sizes: tuple[int, int, int] = (30, 30, 50)) -> Task:
+def word_task(seed: int = 0, sizes: tuple[int, int, int] = (50, 50, 50), max_tokens: int = 48) -> Task:
     """Questions answered by the seed's hidden rule.
 
     Args:
         seed: of rule and questions.
         sizes: of train, val and test; 1000 in all at most.
+        max_tokens: of a reply; a run through both steps takes some thirty.
     """
     if not all(size >= 1 for size in sizes) or sum(sizes) > 1000:
         raise ValueError(f"sizes: got {sizes}, need three of at least 1, 1000 in all at most")
@@ -126,7 +127,7 @@ def word_task(seed: int = 0, sizes: tuple[int, int, int] = (30, 30, 50)) -> Task
     rows = [Example(f"words-{i}", question, rule.answer(question)) for i, question in enumerate(asked)]
     train, val = sizes[0], sizes[0] + sizes[1]
     splits = (tuple(rows[:train]), tuple(rows[train:val]), tuple(rows[val:]))
-    return Task("words/rule", *splits, ExactMatch(), description=DESCRIPTION, causes=CAUSES, max_tokens=48)
+    return Task("words/rule", *splits, ExactMatch(), description=DESCRIPTION, causes=CAUSES, max_tokens=max_tokens)
 
 
 def lessons(seed: int, count: int, known: Collection[str], shown: float = 0.25) -> Iterator[tuple[str, str, str]]:

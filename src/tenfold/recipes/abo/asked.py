@@ -149,7 +149,7 @@ def task_of(asked: Asked) -> Task:
         if kind == "sim" and name in WORLDS:
             task = sim_task(name, asked.seed)
         elif asked.task == WORDS:
-            task = word_task(asked.seed)
+            task = word_task(asked.seed, max_tokens=asked.max_tokens)
         elif kind == "bbh" and name:
             options: dict[str, Any] = {} if (scorer := _scorer(asked.scorer)) is None else {"scorer": scorer}
             task = load_bbh(name, placement=asked.placement, max_tokens=asked.max_tokens, **options)

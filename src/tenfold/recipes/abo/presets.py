@@ -19,7 +19,7 @@ PRESETS: dict[str, Config] = {
     ),
     "local": Config(
         models=Models(target=LOCAL, optimizer=SCRIPT),
-        data=Data(tasks=(WORDS,), train=20, val=20, test=50),
+        data=Data(tasks=(WORDS,), train=20, val=20, test=50, max_tokens=48),
         search=Search(calls=800, proposals=4, minibatch=10, abo_rounds=4, verify=6),
         probes=Probes(reflections=40, paraphrases=4),
         methods=("given", "random", "ape", "apo", "opro", "abo"),

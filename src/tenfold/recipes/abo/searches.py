@@ -45,7 +45,7 @@ def open_task(name: str, config: Config, seed: int) -> Task:
     if name.startswith("sim/"):
         task = sim_task(name.removeprefix("sim/"), seed)
     elif name == WORDS:
-        task = word_task(seed)
+        task = word_task(seed, max_tokens=sizes.max_tokens)
     elif name.startswith("bbh/"):
         task = load_bbh(name, max_tokens=sizes.max_tokens)
     elif Path(name).suffix in (".csv", ".tsv", ".jsonl"):
