@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
-from tenfold.core import checkpoint
+from tenfold.core import checkpoint, memory
 from tenfold.core.ema import Ema
 from tenfold.core.errors import UserError
 from tenfold.core.interrupt import Interrupt
@@ -352,6 +352,7 @@ def fit(
                     run.log(state.step, model=name, **figures)
             if last or stop or _due(state, every.save):
                 checkpoint.save(run, state, name)
+            memory.give_back()
             if stop or (last and interrupt.requested):  # asked for during the last evaluation: the caller must hear it
                 raise KeyboardInterrupt
     return state

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tenfold.core import memory
 from tenfold.lm.request import Event, Finish, Request, masked_logits, reported
 from tenfold.lm.sampling import draw_rows
 from tenfold.lm.slots import Slots
@@ -226,6 +227,7 @@ class Engine:
             self._turn()
         except Exception as error:  # noqa: BLE001 - a failing step must not leave its listeners waiting for ever
             self._fail(error)
+        memory.give_back()
 
     def _cancel_all(self) -> None:
         rows, self._running, self._reading = self._rows(), [], []
