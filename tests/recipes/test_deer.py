@@ -15,7 +15,7 @@ import pytest
 from tenfold.cli import main
 from tenfold.core.errors import UserError
 from tenfold.core.run import Run
-from tenfold.recipes.deer import PRESETS, Config, check, train
+from tenfold.recipes.deer import PRESETS, Config, check, learners, train
 from tenfold.recipes.deer.config import Candidates, Data, Ranking, Tuning
 from tenfold.recipes.deer.findings import Scores, decisions_table
 from tenfold.recipes.deer.learners import VOCABULARY, spelling
@@ -126,7 +126,7 @@ def test_names_of_trained_and_of_unseen_tools_are_spelt_alike() -> None:
     assert len(tokenizer.encode(RULES)) < len(RULES) / 3  # what all samples share is not spelt by letters
 
 
-def test_a_decoder_from_scratch(tmp_path: Path) -> None:
+def test_a_decoder_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SMALL, learner="decoder", arms=("mix",), data=replace(TOY, most=6), tuning=Tuning(dim=16, layers=1, heads=2, ffn=16, steps=3, batch=4, samples=20))  # fmt: skip
     run = Run.create("deer", "toy", config, tmp_path)
     train(config, run)
@@ -143,6 +143,24 @@ def test_a_decoder_from_scratch(tmp_path: Path) -> None:
     marker = other.load_stage("seed0-floors")["sets"][f"{folder}, marker token alone"]["unseen"]
     assert marker["P_Search"] == 1 and marker["P_NoCall"] == marker["P_NoSearch"] == 0
     assert (other.path / "models/seed0-mix/adapter_config.json").is_file()
+
+    # Killed in the floors' last set: what a language model decided before is not decided again.
+    whole = other.load_stage("seed0-floors")
+    for part in ("seed0-floors", "seed0-mix"):
+        other.stage(part).unlink()
+    next(other.path.glob("stages/seed0-floors-*-marker-token-alone-unseen.json")).unlink()
+    decided, timed = [], learners.timed
+
+    def counted(decider: Any, samples: Any, **options: Any) -> Any:
+        decided.append(type(decider).__name__)
+        return timed(decider, samples, **options)
+
+    monkeypatch.setattr(learners, "timed", counted)
+    train(tuned, Run.open(other.path))
+    assert decided.count("ChatDecider") == 1
+    again = Run.open(other.path).load_stage("seed0-floors")["sets"]
+    for name in (f"{folder}, 0 demonstrations", f"{folder}, 2 demonstrations"):
+        assert again[name] == whole["sets"][name]
 
 
 def test_configs_that_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

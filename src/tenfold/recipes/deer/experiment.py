@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -127,10 +128,10 @@ def learn(run: Run, known: _Known, arm: ArmName) -> Row:
     if config.learner == "ranker":
         ranker, row["seconds"] = learners.train_ranker(task, known.likeness)
         row["bias"] = ranker.bias
-        return row | measured({arm: ranker}, known.sets, seed)
+        return row | measured(run, label, {arm: ranker}, known.sets, seed)
     row["seconds"], row["learned_tokens"] = learners.train_language_model(task)
     with learners.chat_model(folder, label) as chat:
-        return row | measured({arm: ChatDecider(chat)}, known.sets, seed)
+        return row | measured(run, label, {arm: ChatDecider(chat)}, known.sets, seed)
 
 
 def floors(run: Run, known: _Known) -> Row:
@@ -147,15 +148,16 @@ def floors(run: Run, known: _Known) -> Row:
         "always call (marker token)": TfidfDecider(known.likeness),
         "TF-IDF threshold": threshold,
     }
-    row = measured(deciders, known.sets, seed)
+    label = f"seed{seed}-{FLOORS}"
+    row = measured(run, label, deciders, known.sets, seed)
     row["threshold"] = threshold.threshold
     if config.learner == "lora":
         shown = learners.demonstrations(samples, config.tuning.demonstrations)
         with learners.chat_model(config.tuning.base) as chat:
             untuned = {f"{config.tuning.base}, {count} demonstrations": ChatDecider(chat, shown[:count]) for count in dict.fromkeys((0, len(shown)))}  # fmt: skip
-            row["sets"] |= measured(untuned, known.sets, seed)["sets"]
+            row["sets"] |= measured(run, label, untuned, known.sets, seed)["sets"]
             marker = {f"{config.tuning.base}, marker token alone": ChatDecider(chat, decides=False)}
-            row["sets"] |= measured(marker, {UNSEEN: known.sets[UNSEEN]}, seed)["sets"]
+            row["sets"] |= measured(run, label, marker, {UNSEEN: known.sets[UNSEEN]}, seed)["sets"]
     if seed == config.seeds[0]:
         row[RETRIEVAL] = retrieval(config, world)
         write_samples(run.path / "samples.jsonl", samples[:1000])
@@ -174,17 +176,29 @@ def retrieval(config: Config, world: World) -> Row:
     return {name: retrieval_report(each, queries, (1, 2, 3, 5, 7, 10)) for name, each in found.items()}
 
 
-def measured(deciders: Mapping[str, Decider], sets: Mapping[str, Sequence[DecisionSample]], seed: int) -> Row:  # fmt: skip
-    """Figures of every decider on every set, and some decisions to look at."""
+def measured(
+    run: Run, label: str, deciders: Mapping[str, Decider], sets: Mapping[str, Sequence[DecisionSample]], seed: int
+) -> Row:
+    """Figures of every decider on every set, and some decisions to look at.
+
+    A language model takes minutes for a set: the run keeps each under `label`, and a killed one goes on behind it.
+    """
     found: Row = {}
     examples: list[Row] = []
     for name, each in deciders.items():
         for kind, samples in sets.items():
-            predictions, seconds = learners.timed(each, samples, arguments=kind == UNSEEN)
-            figures = evaluate_decisions(samples, predictions, seed=seed)
-            found.setdefault(name, {})[kind] = {**figures, "seconds": seconds}
-            if kind == UNSEEN:
-                examples += [_example(name, sample, guess) for sample, guess in list(zip(samples, predictions, strict=True))[:SHOWN]]  # fmt: skip
+            part = f"{label}-{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{kind}"
+            if isinstance(each, ChatDecider) and run.done(part):
+                figures, shown = run.load_stage(part)
+            else:
+                predictions, seconds = learners.timed(each, samples, arguments=kind == UNSEEN)
+                figures = {**evaluate_decisions(samples, predictions, seed=seed), "seconds": seconds}
+                decided = list(zip(samples, predictions, strict=True))[: SHOWN if kind == UNSEEN else 0]
+                shown = [_example(name, sample, guess) for sample, guess in decided]
+                if isinstance(each, ChatDecider):
+                    run.save_stage(part, (figures, shown))
+            found.setdefault(name, {})[kind] = figures
+            examples += shown
     return {"sets": found, "examples": examples}
 
 
