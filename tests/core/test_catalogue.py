@@ -41,7 +41,7 @@ def test_entry(dataset: Dataset) -> None:
             assert re.match(r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", origin.url)  # pinned
             assert " " not in origin.url
         elif isinstance(origin, Package):
-            assert re.fullmatch(r"[a-z-]+", origin.package) and re.fullmatch(r"\d+\.\d+\.\d+", origin.version)
+            assert re.fullmatch(r"[A-Za-z-]+", origin.package) and re.fullmatch(r"\d+\.\d+\.\d+", origin.version)
         else:
             assert origin == Shipped(dataset.file)  # so that `data.path` finds it
     names = [origin.name for origin in dataset.origins]
@@ -51,7 +51,7 @@ def test_entry(dataset: Dataset) -> None:
         assert isinstance(origin, Origin) and (origin.sha256, origin.size) == (dataset.sha256, dataset.size)
 
 
-@pytest.mark.parametrize("name", ["shapes_train", "shapes_val"])
+@pytest.mark.parametrize("name", ["shapes_train", "shapes_val", "cider_example"])
 def test_what_comes_with_tenfold_is_what_the_catalogue_says(name: str) -> None:
     content = (SHIPPED / CATALOGUE[name].file).read_bytes()
     assert content_sha256(CATALOGUE[name].file, content) == CATALOGUE[name].sha256
@@ -64,6 +64,7 @@ def test_names_and_files_are_distinct() -> None:
     assert {member for members in GROUPS.values() for member in members} <= set(CATALOGUE)
     assert len(GROUPS["novels"]) == 6
     assert set(GROUPS["evaluation"]) == set(ROWS)
+    assert len(GROUPS["bbh"]) == 28 + 27 and set(GROUPS["bbh_smollm2"]) < set(GROUPS["bbh"])
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -196,7 +196,8 @@ def test_real_catalogue_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.delenv("TENFOLD_DATA", raising=False)
     rows = {row.name: row for row in data.list_datasets()}
     assert set(rows) == set(CATALOGUE)
-    assert {name for name, row in rows.items() if row.present} == {"shapes_train", "shapes_val", "taboo_lexicon"}
+    here = {"shapes_train", "shapes_val", "taboo_lexicon", "cider_example"}
+    assert {name for name, row in rows.items() if row.present} == here
     assert rows["shapes_val"].source == "comes with tenfold"
     assert rows["emoji_names"].source == "npm emoji-datasource-google 16.0.0"
     assert rows["shakespeare"].size == "1.1 MB"

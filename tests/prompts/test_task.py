@@ -89,8 +89,22 @@ def test_an_absent_task_is_one_line(data_dir: Path) -> None:
 def test_absent_data_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TENFOLD_DATA", str(tmp_path))
     monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="data not found: 10-abo/bbh"):
-        load_bbh("navigate")
+    absent = r"data not found: (10-abo/.*/navigate\.\w+) \(looked in .*\); get it: tenfold data get \1$"
+    for read in (load_bbh, few_shot_cot):
+        with pytest.raises(UserError, match=absent):
+            read("navigate")
+    assert bbh_tasks() == []
+    with pytest.raises(UserError, match="no demonstrations for this task"):
+        few_shot_cot("question_selection")
+
+
+def test_one_task_is_enough(data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for file in ("bbh/navigate.jsonl", "cot-prompts/navigate.txt"):
+        (tmp_path / "10-abo" / file).parent.mkdir(parents=True)
+        (tmp_path / "10-abo" / file).write_bytes((data_dir / "10-abo" / file).read_bytes())
+    monkeypatch.setenv("TENFOLD_DATA", str(tmp_path))
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path))
+    assert bbh_tasks() == ["navigate"] and len(load_bbh("navigate", "test")) == 50 and few_shot_cot("navigate")
 
 
 def table(path: Path, text: str) -> Path:

@@ -15,6 +15,7 @@ from tenfold.core.interrupt import at_once
 from tenfold.core.run_folders import newest_run, runs_root
 from tenfold.recipes import registry
 
+GROUP_SHOWN = 9  # members of a group that `data list` names
 VIEW_HELP = """\
 usage: tenfold view RUN [--no-open]
 
@@ -74,7 +75,8 @@ def data(argv: list[str]) -> int:
 
         print("\n`tenfold data get` also takes a path below the data folder, say 02-afm/text, and these groups:")
         for name, members in GROUPS.items():
-            print(f"  {name}: {', '.join(members)}")
+            more = f" and {len(members) - GROUP_SHOWN} more" if len(members) > GROUP_SHOWN else ""
+            print(f"  {name}: {', '.join(members[:GROUP_SHOWN])}{more}")
     return code
 
 

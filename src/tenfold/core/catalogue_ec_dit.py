@@ -7,13 +7,13 @@ from tenfold.core.emoji_conversion import emoji_names, emoji_pictures
 from tenfold.core.origins import GITHUB, Dataset, Origin, Package, Shipped
 
 _GENEVAL = f"{GITHUB}/djghosh13/geneval/af4902f24d3ca90ebbb446dd9891a59e0f82725f/prompts"
-_NOTO = Package(
+NOTO = Package(
     "emoji-datasource-google",
     "16.0.0",
     "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
     74344091,
 )
-_TWEMOJI = Package(
+TWEMOJI = Package(
     "emoji-datasource-twitter",
     "16.0.0",
     "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
@@ -38,7 +38,7 @@ EC_DIT = (
         3582547,
         "06b1e812cd9bae18e3b890226d2b22f506eb987f29a0664b4a4fe676f7c26285",
         emoji_pictures,
-        (_NOTO, _TWEMOJI),
+        (NOTO, TWEMOJI),
     ),
     Dataset(
         "emoji_names",
@@ -48,7 +48,7 @@ EC_DIT = (
         274493,
         "f5d9dfeeaef15dae8f16b5232491d083fab9b8d2274c04024957e32015a6f255",
         emoji_names,
-        (_NOTO, _UNICODE),
+        (NOTO, _UNICODE),
     ),
     Dataset(
         "geneval_prompts",

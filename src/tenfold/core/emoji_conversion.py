@@ -27,7 +27,7 @@ def emoji_pictures(origins: Sequence[bytes]) -> bytes:
     drawings = {}
     codes = None
     for vendor, archive in zip(VENDORS, origins, strict=True):
-        files = _unpack(archive, _LISTING, f"package/img/{vendor}/64/")
+        files = unpack(archive, _LISTING, f"package/img/{vendor}/64/")
         codes = codes or [_code(item) for item in _listed(files)]
         drawings[vendor] = np.stack([_halved(_pixels(files[f"package/img/{vendor}/64/{code}.png"])) for code in codes])
     buffer = io.BytesIO()
@@ -38,9 +38,9 @@ def emoji_pictures(origins: Sequence[bytes]) -> bytes:
 def emoji_names(origins: Sequence[bytes]) -> bytes:
     """Rows {i, emoji, code, name, group, subgroup, heldout}, of the archives of Google's drawings and of the names."""
     drawings, names = origins
-    by_emoji = json.loads(_unpack(names, _NAMES)[_NAMES])
+    by_emoji = json.loads(unpack(names, _NAMES)[_NAMES])
     rows = []
-    for i, item in enumerate(_listed(_unpack(drawings, _LISTING))):
+    for i, item in enumerate(_listed(unpack(drawings, _LISTING))):
         code = _code(item)
         emoji = "".join(chr(int(point, 16)) for point in code.split("-"))
         rows.append(
@@ -74,7 +74,7 @@ def _code(item: dict[str, Any]) -> str:
     return code
 
 
-def _unpack(archive: bytes, *wanted: str) -> dict[str, bytes]:
+def unpack(archive: bytes, *wanted: str) -> dict[str, bytes]:
     """The files of a .tgz whose names start with one of `wanted`."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:

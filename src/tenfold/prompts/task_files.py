@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tenfold.core.catalogue import CATALOGUE
 from tenfold.core.config import did_you_mean
+from tenfold.core.data import list_datasets
 from tenfold.core.data import path as data_path
 from tenfold.core.errors import UserError
 from tenfold.lm.tasks import read_lines
@@ -36,7 +38,14 @@ _DESCRIPTIONS = {
 
 def bbh_tasks() -> list[str]:
     """Names of the tasks on this machine."""
-    return sorted(file.stem for file in data_path(BBH).glob("*.jsonl"))
+    here = {entry.name for entry in list_datasets() if entry.present}
+    return sorted(task for task, entry in _published(BBH).items() if entry in here)
+
+
+def _published(folder: str) -> dict[str, str]:
+    """Task: its name in the catalogue of data, of the files of a folder."""
+    files = {PurePosixPath(dataset.file): dataset.name for dataset in CATALOGUE.values()}
+    return {file.stem: name for file, name in files.items() if file.is_relative_to(folder)}
 
 
 def load_bbh(task: str, split: Split | None = None, **options: Any) -> Any:
@@ -51,12 +60,15 @@ def load_bbh(task: str, split: Split | None = None, **options: Any) -> Any:
     Source: Suzgun et al. 2022, arXiv 2210.09261.
     """
     name = task.removeprefix("bbh/")
-    folder = data_path(BBH)
-    file = folder / f"{name}.jsonl"
-    if "/" in name or not file.is_file():
+    try:
+        file = data_path(f"{BBH}/{name}.jsonl")
+    except UserError:
+        if name in _published(BBH):
+            raise
+        known = sorted(_published(BBH))
         raise UserError(
-            f"{BBH}/{name}.jsonl: no such task{did_you_mean(name, bbh_tasks())}; there are {len(bbh_tasks())} in {folder}"
-        )
+            f"{BBH}/{name}.jsonl: no such task{did_you_mean(name, known)}; known: {', '.join(known)}"
+        ) from None
     rows: dict[Split, list[Example]] = {name: [] for name in SPLITS}
     seen: set[str] = set()
     for line, row in read_lines(file):
@@ -85,13 +97,16 @@ def few_shot_cot(task: str) -> str:
         UserError: there are none for this task.
     """
     name = task.removeprefix("bbh/")
-    folder = data_path(COT)
-    if "/" in name or not (folder / f"{name}.txt").is_file():
-        raise UserError(f"{COT}/{name}.txt: no demonstrations for this task; take another baseline")
-    lines = (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        file = data_path(f"{COT}/{name}.txt")
+    except UserError:
+        if name in _published(COT):
+            raise
+        raise UserError(f"{COT}/{name}.txt: no demonstrations for this task; take another baseline") from None
+    lines = file.read_text(encoding="utf-8").splitlines()
     ends = [number for number, line in enumerate(lines[:5]) if line.startswith("-----")]
     if "canary" not in lines[0].lower() or not ends:
-        raise UserError(f"{folder / name}.txt: begins without the canary notice and its separator; get the file anew")
+        raise UserError(f"{file}: begins without the canary notice and its separator; get the file anew")
     return "\n".join(lines[ends[0] + 1 :]).strip()
 
 
