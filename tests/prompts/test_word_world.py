@@ -168,7 +168,7 @@ def test_the_writer_mends_what_the_errors_show() -> None:
         ask(roles.judge_step(1, steps[0], "Step 1: saw"))
 
 
-SIZE = Search(calls=800, proposals=4, minibatch=10, abo_rounds=4, verify=6)
+SIZE = Search(calls=800, proposals=4, minibatch=10, abo_rounds=20, verify=6)
 
 
 def searched(method: str, model: Any, task: Task, seed: int) -> list[float]:
