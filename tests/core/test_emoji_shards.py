@@ -110,6 +110,9 @@ def test_pictures_are_the_drawings_made_small(shards: dict[str, bytes]) -> None:
             assert image.getpixel((2, 2))[3] == 0 and image.getpixel((24, 24)) == pytest.approx(
                 (red, 40, 200, 255), abs=12
             )
+            with Image.open(io.BytesIO(drawing(red))) as whole:
+                small = np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.LANCZOS))[..., 3]
+            assert np.array_equal(np.asarray(image)[..., 3], small)  # opacity is kept without loss
 
 
 def packed(files: dict[str, bytes]) -> bytes:
