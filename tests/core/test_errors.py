@@ -8,7 +8,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenfold.core.errors import LONGEST_MESSAGE, UserError, one_line
+from tenfold.core.errors import LONGEST_MESSAGE, UserError, one_line, printable
 
 
 @given(st.text() | st.text(alphabet=st.characters(min_codepoint=0, max_codepoint=0x2030)))
@@ -26,6 +26,12 @@ def test_harmless_text_stays_as_it_is() -> None:
 
 def test_what_moves_the_cursor_is_spelt_out() -> None:
     assert one_line("a\x1b[2Kb\r\nc\td\u202ee\udcffe\x00") == r"a\x1b[2Kb c d\u202ee\udcffe\x00"
+
+
+def test_a_models_words_cannot_steer_the_terminal() -> None:
+    assert printable("é 😀\n\tok", keep="\n\t", unseen=None) == "é 😀\n\tok"
+    assert printable("\x1b[2J\x07\r\u202e", keep="\n\t", unseen=None) == "\\x1b[2J\\x07\\x0d\\x202e"
+    assert printable("a\x1bb\nc") == "a b c"
 
 
 def test_long_texts_lose_their_middle() -> None:

@@ -16,7 +16,6 @@ import torch
 from tenfold.cli import main
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.gguf import read_gguf_tokenizer
-from tenfold.recipes.afm.serving import printable
 from tenfold.text.tokenizer import train_tokenizer
 
 WORDS = "the cat sat on a mat and saw one more dog run far away from home "
@@ -51,11 +50,6 @@ def test_nothing_piped_is_an_error(folder: Path) -> None:
     assert said.returncode == 2
     assert "no question" in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
-
-
-def test_a_models_words_cannot_steer_the_terminal() -> None:
-    assert printable("é 😀\n\tok") == "é 😀\n\tok"
-    assert printable("\x1b[2J\x07\r\u202e") == "\\x1b[2J\\x07\\x0d\\x202e"
 
 
 def test_perplexity_of_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

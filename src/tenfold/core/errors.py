@@ -37,6 +37,19 @@ def one_line(text: str, longest: int = LONGEST_MESSAGE) -> str:
     return text
 
 
+def printable(text: str, *, keep: str = "", unseen: str | None = " ") -> str:
+    """Text of any source without what would steer a terminal or turn the direction of writing.
+
+    Args:
+        text: such as a model's answer or a name of a user's file.
+        keep: characters that stay though no printer shows them, such as line ends.
+        unseen: stands for each of the others; None: they are spelt out, as `\\x1b`.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else f"\\x{ord(c):02x}" if unseen is None else unseen for c in text
+    )
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk, the user's quota or the largest size of a file is used up."""
     if isinstance(error, OSError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
 from tenfold.core.model_folder import CONFIG
 from tenfold.demo import limits
 from tenfold.demo.shelf import FIRST, Room
@@ -17,7 +17,7 @@ from tenfold.demo.worker import Deadline
 from tenfold.lm.chat import LocalChatModel
 from tenfold.lm.pretrained import list_models
 from tenfold.recipes.afm.opening import ADAPTERS
-from tenfold.recipes.afm.serving import DEFAULT_MODEL, answer, opened, printable
+from tenfold.recipes.afm.serving import DEFAULT_MODEL, answer, opened
 from tenfold.text.messages import Message, Sampling
 
 LONGEST = 2000  # characters of a question
@@ -97,7 +97,7 @@ def reply(
     said = ""
     with closing(answer(model, messages, sampling)) as pieces:
         for piece in pieces:
-            said += printable(piece)
+            said += printable(piece, keep="\n\t", unseen=None)
             yield said
             if not deadline.left:
                 yield said + " … (stopped: the time was over)"

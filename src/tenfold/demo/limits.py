@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
 
 MOST_BODY = 1 << 20  # bytes of a request that is no upload
 MOST_UPLOAD = 8 << 20  # bytes of a file
@@ -28,7 +28,7 @@ def text(name: str, value: Any, most: int, *, empty: bool = False) -> str:
         raise UserError(f"{name}: got {type(value).__name__}, need a text")
     if len(value) > most:
         raise UserError(f"{name}: got {len(value)} characters, need at most {most}")
-    kept = "".join(c if c == "\n" or c.isprintable() else " " for c in value.replace("\r\n", "\n")).strip()
+    kept = printable(value.replace("\r\n", "\n"), keep="\n").strip()
     if not kept and not empty:
         raise UserError(f"{name}: got nothing, write something")
     return kept

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
 from tenfold.demo import limits
 from tenfold.demo.shelf import Room
 from tenfold.demo.tab import Tab, handle
@@ -56,8 +56,7 @@ def ask(model: MultimodalLM, picture: NDArray[np.uint8], question: Any, temperat
     warmth = limits.number("temperature", temperature, 0, 2)
     document: list[dict[str, Any]] = [{"image": picture}, {"text": VQA_PROMPT.format(question=" ".join(words.split()))}]
     (answer,) = generate(model, [document], 32, ("\n", "Question"), warmth)
-    shown = "".join(c if c.isprintable() else " " for c in answer.text.strip())
-    return shown or "(says nothing)"
+    return printable(answer.text.strip()) or "(says nothing)"
 
 
 def drawn(number: Any) -> tuple[NDArray[np.uint8], str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenfold.core.atomic import write_atomic
+from tenfold.core.errors import printable
 from tenfold.core.report import environment
 from tenfold.graph.reasoner import Answer
 from tenfold.graph.vocabulary import INVERSE
@@ -86,7 +87,7 @@ def plot_paths(answers: Sequence[Answer], ax: Axes, steps: int | None = None) ->
 
 def shorten(name: str, longest: int = LONGEST) -> str:
     """A name of at most `longest` columns, cut with an ellipsis; wide characters count as two. Controls become spaces."""
-    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    name = " ".join(printable(name).split())
     if _columns(name) <= longest:
         return name
     kept = ""

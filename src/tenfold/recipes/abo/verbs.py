@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import need
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
 from tenfold.core.run import Run
 from tenfold.core.statistics import wilson
 from tenfold.prompts.bill import billed
@@ -354,13 +354,8 @@ def _print_result(result: Result, folder: Path) -> None:
         print(f"test: {best['mean']:.3f} [{best['low']:.3f}, {best['high']:.3f}] against {base['mean']:.3f} of the given prompt{p}; val was {test['optimism']:+.3f} off")  # fmt: skip
     spent = billed(folder)
     print(f"calls: {result.cost['target']['calls']} target, {result.cost['optimizer']['calls']} optimizer; sent {spent['calls']}, {spent['usd']:.4f} US dollars; {result.ended}")  # fmt: skip
-    print("prompt:\n" + _plain(result.best.text or "(no words)"))
+    print("prompt:\n" + printable(result.best.text or "(no words)", keep="\n", unseen=None))
     print(f"report: {folder / 'report.html'}")
-
-
-def _plain(text: str) -> str:
-    """Without what would steer a terminal."""
-    return "".join(char if char == "\n" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 VERBS = {

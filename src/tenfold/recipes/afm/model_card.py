@@ -10,6 +10,7 @@ from tenfold.core import report
 from tenfold.core.atomic import write_atomic
 from tenfold.core.claims import Claim
 from tenfold.core.config import read_object, restore_non_finite
+from tenfold.core.errors import printable
 from tenfold.core.model_folder import CONFIG
 from tenfold.core.run import Run
 
@@ -84,7 +85,7 @@ def facts(model: Path) -> dict[str, Any]:
 def plain(value: Any, most: int = MOST_CHARACTERS) -> str:
     """A value as Markdown shows it literally: no markup, no line breaks, at most so many characters."""
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    shown = " ".join("".join(char if char.isprintable() else " " for char in shown).split())
+    shown = " ".join(printable(shown).split())
     shown = shown if len(shown) <= most else f"{shown[: most - 1]}…"
     for char, spelt in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         shown = shown.replace(char, spelt)
@@ -94,7 +95,7 @@ def plain(value: Any, most: int = MOST_CHARACTERS) -> str:
 def _origin(run: Run) -> str:
     """What made a run: versions, command, settings."""
     versions = ", ".join(f"{name} {version}" for name, version in run.about["versions"].items())
-    command = "".join(char if char.isprintable() else " " for char in str(run.about["command"]))
+    command = printable(str(run.about["command"]))
     settings = [
         {"setting": name, "value": value}
         for name, value in run.config.items()

@@ -14,7 +14,7 @@ import tyro
 
 from tenfold.align.safety_categories import read_categories
 from tenfold.align.safety_policy import PhrasePolicy
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
 from tenfold.lm.chat import Ending, Heard, LocalChatModel, Piece
 from tenfold.lm.pretrained import find
 from tenfold.recipes.afm.opening import open_model, place_of, with_adapters
@@ -105,7 +105,7 @@ def _answer(model: LocalChatModel, conversation: list[Message], sampling: Sampli
     with closing(pieces), suppress(KeyboardInterrupt):
         for piece in pieces:
             said += piece
-            print(printable(piece), end="", flush=True)
+            print(printable(piece, keep="\n\t", unseen=None), end="", flush=True)
     print()
     return said
 
@@ -135,11 +135,6 @@ def answer(model: LocalChatModel, conversation: list[Message], sampling: Samplin
                 raise event
     finally:
         stream.cancel()  # of an answer that has ended it does nothing
-
-
-def printable(text: str) -> str:
-    """Text without control characters, so that a model's words cannot steer the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def serve(

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tenfold.core.errors import printable
 from tenfold.core.panels import panels
 from tenfold.core.statistics import select
 from tenfold.recipes.mm1.config import Config
@@ -54,8 +55,7 @@ def _with_lines(prompt: Sequence[Mapping[str, Any]]) -> list[tuple[Any, str]]:
 def _folded(text: str, width: int) -> str:
     import textwrap
 
-    kept = "".join(letter if letter.isprintable() else " " for letter in text)[:120]
-    return "\n".join(textwrap.wrap(kept, width)) or " "
+    return "\n".join(textwrap.wrap(printable(text)[:120], width)) or " "
 
 
 def shots_figure(config: Config, rows: Sequence[Row]) -> Figure:

@@ -15,7 +15,7 @@ import torch
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, need
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
 from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder, DecoderConfig
@@ -66,7 +66,7 @@ def chat(
     for each in asked:
         text = {"text": VQA_PROMPT.format(question=each.strip())}
         answers = generate(opened, [[*pictures, text]], max_new, ("\n", "Question"), temperature, hires_last=hires_last)
-        print(_plain(answers[0].text.strip()) or "(no answer)", flush=True)
+        print(printable(answers[0].text.strip()) or "(no answer)", flush=True)
 
 
 def eval_(
@@ -109,7 +109,7 @@ def eval_(
         prompts = [CAPTION_PROMPT] * len(ids)
     files = [images / pattern.format(image_id=_checked_id(each)) for each in ids]
     documents = [[{"image": str(file)}, {"text": prompt}] for file, prompt in zip(files, prompts, strict=True)]
-    said = [_plain(each.text.strip()) for each in generate(opened, documents, 32, STOPS[task])]
+    said = [printable(each.text.strip()) for each in generate(opened, documents, 32, STOPS[task])]
     if task == "vqa":
         scores = [vqa_accuracy(text, each.answers, normalise) for text, each in zip(said, asked, strict=True)]
         score = sum(scores) / len(scores)
@@ -352,11 +352,6 @@ def _typed(lines: Any) -> Any:
     if lines.isatty():
         print("Questions, one a line; an end of file (Ctrl-D) ends.", flush=True)
     return (line for line in lines if line.strip())
-
-
-def _plain(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _checked_id(value: Any) -> str:
