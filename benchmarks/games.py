@@ -34,7 +34,7 @@ from tenfold.text.messages import Sampling
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 
 VOCABULARY, NEW, END_BIAS = 4096, 16, 3.8  # with the bias utterances have 7 tokens on average, one in ten all 16
-GAMES, AT_ONCE, BATCH = 256, 128, 32
+GAMES, AT_ONCE, BATCH = 256, 96, 32
 NAIVE_GAMES, BATCH_GAMES = 2, 32  # of the slower ways; their time is scaled to GAMES
 SCRIPTED, SCRIPTED_BAR = 4000, 20_000 / 60  # games, games a second
 JUDGED, JUDGE_BAR = 20_000, 50_000  # utterances, utterances a second
@@ -148,7 +148,7 @@ def against_transformers(repeats: int) -> list[Row]:
     theirs = Transformers(model, tokenizer)
     slots = Slots()
     with LocalChatModel(
-        model, tokenizer, max_batch=AT_ONCE, max_batch_tokens=AT_ONCE * 768, prefill_chunk=2048
+        model, tokenizer, max_batch=2 * AT_ONCE, max_batch_tokens=2 * AT_ONCE * 768, prefill_chunk=2048
     ) as chat:
         runs = {
             "ours": lambda: ours(chat, GAMES),

@@ -287,6 +287,44 @@ def test_slots_keep_their_tokens_through_growth_swaps_and_copies() -> None:
         slots.reserve(8, 300)
 
 
+def test_a_slot_is_emptied_without_the_loss_of_what_ended_last() -> None:
+    slots = Slots(CFG, 4, 256, torch.float64, torch.device("cpu"))
+    slots.reserve(4, 64)
+    k = torch.randn(4, CFG.n_kv_heads, 2, CFG.head_dim, dtype=torch.float64)
+    slots.batch(0, 4, [0] * 4).layer(0).append(k, k)
+
+    def held(slot: int) -> torch.Tensor:
+        return slots.batch(slot, 1, [2]).layer(0).k[0, :, :2]
+
+    slots.tokens = [[n, n] for n in range(4)]
+    for slot in (2, 1, 3):  # slot 0 still runs
+        slots.leave(slot)
+    slots.clear(1)  # that of slot 2 ended first
+    assert slots.tokens == [[0, 0], [], [1, 1], [3, 3]] and torch.equal(held(2), k[1]) and torch.equal(held(3), k[3])
+    slots.tokens[1] = [4, 4]
+    slots.leave(1)
+    slots.clear(1)
+    assert slots.tokens == [[0, 0], [], [4, 4], [3, 3]] and torch.equal(held(0), k[0])
+    slots.clear(1)
+    assert slots.tokens == [[0, 0], [], [4, 4], [3, 3]], "an empty one is taken as it is"
+
+
+def test_players_of_many_games_go_on_with_what_they_read() -> None:
+    """Each player's turn ends before the other's, and its slot is not the next one's as long as others are free."""
+    games = 4
+    views = {(game, side): [*range(24), 30 + side, 40 + game] for game in range(games) for side in (0, 1)}
+    with Engine(decoder(), max_batch=2 * games, max_batch_tokens=2 * games * 64, prefill_chunk=64) as engine:
+        for turn in range(4):
+            asked = {game: views[game, turn % 2] for game in range(games)}
+            streams = {game: engine.submit(Request(ids, 3, GREEDY)) for game, ids in asked.items()}
+            for game, stream in streams.items():
+                said = [token.id for token in stream]
+                assert stream.finish is not None
+                if turn > 1:  # but what its side said last, which was not fed back, and what the other one did
+                    assert stream.finish.cached_tokens == len(asked[game]) - 2
+                views[game, turn % 2] = [*asked[game], *said, 49]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_longest_prefix_is_that_of_a_loop_over_all_tokens(seed: int) -> None:
     draw = random.Random(seed)

@@ -281,16 +281,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - out of memory, or its adapter was taken away: the others go on
             self._end(row, error)
             return False
-        source, shared = self._slots.longest_prefix(ids, row.adapter)
-        if shared >= REUSE:
-            if source >= place:  # its sequence has ended: take the slot itself
-                self._slots.swap(source, place)
-                source = place
-            self._slots.copy(source, place, shared)
-            row.done = row.reused = shared
-        else:
-            self._slots.tokens[place] = []
-        self._slots.adapters[place] = row.adapter
+        row.done = row.reused = self._slots.begin(place, ids, row.adapter, REUSE)
         self._reading.append(row)
         return True
 
@@ -427,6 +418,7 @@ class Engine:
             self._slots.swap(count + place, count + last)
             self._reading[place] = self._reading[last]
             self._reading.pop()
+            self._slots.leave(count + last)
         else:
             place, last = self._running.index(row), count - 1
             self._slots.swap(place, last)
@@ -435,6 +427,7 @@ class Engine:
             if self._reading:  # they close up: the last of them takes the place in front of the first
                 self._slots.swap(last, last + len(self._reading))
                 self._reading.insert(0, self._reading.pop())
+            self._slots.leave(last + len(self._reading))
         self._end(row, reason)
 
     def _end(self, row: _Row, reason: Finish | Exception) -> None:

@@ -43,6 +43,8 @@ class Slots:
         self.max_slots, self.max_tokens = max_slots, max_tokens
         self.tokens: list[list[int]] = []
         self.adapters: list[str | None] = []  # that the keys and values were made with
+        self._left: list[int] = []  # when the slot's sequence ended, by a count of ends
+        self._ends = 0
         self._memory: list[Tensor] = []  # one a layer, (2, N, G, K, d): keys, values
         self.length = 0
 
@@ -53,15 +55,20 @@ class Slots:
     def reserve(self, slots: int, length: int) -> None:
         """Make room for `slots` sequences of up to `length` tokens; the first `slots` slots keep what they hold.
 
+        Within the budget as many again stay for sequences that have ended.
+
         Raises:
             ValueError: they do not fit.
         """
         if not self.fits(slots, length):
             raise ValueError(f"slots: got {slots} of {length} tokens, need at most {self.max_tokens} tokens in all")
-        if slots <= len(self.tokens) and length <= self.length:
+        new_length = max(self.length, self._rounded(length))
+        if not self.fits(slots, new_length):
+            new_length = self._rounded(length)
+        most = min(self.max_slots, self.max_tokens // new_length)
+        if min(2 * slots, most) <= len(self.tokens) and length <= self.length:
             return
-        new_length = self._rounded(length)
-        count = max(slots, min(self.max_slots, self.max_tokens // new_length, 2 * slots))
+        count = max(slots, min(max(3 * slots, len(self.tokens)), most))
         kept = min(len(self.tokens), count)
         filled = min(max((len(tokens) for tokens in self.tokens[:kept]), default=0), new_length)
         shape = 2, count, self.cfg.n_kv_heads, new_length, self.cfg.head_dim
@@ -74,6 +81,7 @@ class Slots:
                 self._memory.append(fresh)
         self.tokens = [tokens[:new_length] for tokens in self.tokens[:kept]] + [[] for _ in range(count - kept)]
         self.adapters = self.adapters[:kept] + [None] * (count - kept)
+        self._left = self._left[:kept] + [0] * (count - kept)
         self.length = new_length
 
     def _rounded(self, length: int) -> int:
@@ -96,6 +104,46 @@ class Slots:
             memory[:, b, :, :used] = held
         self.tokens[a], self.tokens[b] = self.tokens[b], self.tokens[a]
         self.adapters[a], self.adapters[b] = self.adapters[b], self.adapters[a]
+        self._left[a], self._left[b] = self._left[b], self._left[a]
+
+    def leave(self, slot: int) -> None:
+        """Note that the sequence of a slot has just ended."""
+        self._ends += 1
+        self._left[slot] = self._ends
+
+    def begin(self, place: int, ids: Sequence[int], adapter: str | None, least: int) -> int:
+        """Start a sequence in slot `place`, behind which none is in use, with what is known of it.
+
+        Returns:
+            tokens of `ids` that another slot held; 0 where they would be fewer than `least`.
+        """
+        source, known = self.longest_prefix(ids, adapter)
+        known = known if known >= least else 0
+        ended = known > 0 and source >= place
+        if ended:
+            self.swap(source, place)
+        if not ended or known < len(self.tokens[place]):  # one that branches off leaves the whole where it can
+            self.clear(place)
+        if known and not ended:
+            self.copy(source, place, known)
+        self.tokens[place], self.adapters[place] = list(ids[:known]), adapter
+        return known
+
+    def clear(self, place: int) -> None:
+        """Empty a slot behind which none is in use; what it holds is copied to the one of those that is needed least.
+
+        What ended a moment ago, such as a player's turn in a game, is soon gone on with.
+        """
+        spare = min(
+            range(place, len(self.tokens)), key=lambda slot: (bool(self.tokens[slot]), self._left[slot])
+        )  # an empty one, or the one whose sequence ended longest ago
+        if spare != place:
+            held = len(self.tokens[place])
+            for memory in self._memory:
+                memory[:, spare, :, :held] = memory[:, place, :, :held]
+            self.tokens[spare], self.adapters[spare] = self.tokens[place], self.adapters[place]
+            self._left[spare] = self._left[place]
+        self.tokens[place] = []
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give slot `target` the first `count` tokens of slot `source`."""
