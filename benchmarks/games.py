@@ -222,9 +222,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = [*against_transformers(arguments.repeats), *without_a_model(), *over_an_endpoint()]
     what = (
-        f"Adversarial Taboo of a random two-layer Llama against itself, utterances of up to {NEW} tokens. One game at a time "
-        "is 200 milliseconds of reading prompts that we mostly know already and as much of drawing tokens; of our time for a "
-        "game two fifths are the 240 prompt tokens that remain, read in pieces of twenty, a third the tokens drawn, the "
+        f"Adversarial Taboo of a random two-layer Llama against itself, utterances of up to {NEW} tokens. Of our time for a "
+        "game two fifths are the 240 prompt tokens that are not known yet, read in pieces of twenty, a third the tokens drawn, the "
         "rest slots that change places, templates and draws. Over an endpoint of 50 ms the client's own work limits 64 at a time."
     )
     write(arguments.out, "Games of a model against itself", what, arguments.threads, rows)
