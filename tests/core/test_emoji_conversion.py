@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+sys.path.append(str(Path(__file__).parent))
+
+from archives import tar_of
+
 from tenfold.core import emoji_conversion
 from tenfold.core.emoji_conversion import emoji_names, emoji_pictures
-
-
-def tgz(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def png(rgba: Any) -> bytes:
@@ -44,8 +37,8 @@ NAMES = {
 
 
 def test_names_in_unicodes_order() -> None:
-    drawings = tgz({"emoji.json": json.dumps(LISTING).encode()})
-    content = emoji_names([drawings, tgz({"data-by-emoji.json": json.dumps(NAMES).encode()})])
+    drawings = tar_of({"emoji.json": json.dumps(LISTING).encode()}, folder="package/")
+    content = emoji_names([drawings, tar_of({"data-by-emoji.json": json.dumps(NAMES).encode()}, folder="package/")])
     rows = [json.loads(line) for line in content.decode().splitlines()]
     assert [(row["i"], row["code"], row["name"]) for row in rows] == [
         (0, "1f408", "cat"),
@@ -72,7 +65,12 @@ def test_pictures_are_averaged_by_what_can_be_seen() -> None:
     for vendor in ("google", "twitter"):
         pictures = {"1f408": drawn if vendor == "google" else clear, "1f408-200d-2b1b": clear, "1f3fb": drawn}
         files = {f"img/{vendor}/64/{code}.png": png(picture) for code, picture in pictures.items()}
-        archives.append(tgz({"emoji.json": json.dumps(LISTING).encode(), f"img/{vendor}/32/1f408.png": b""} | files))
+        archives.append(
+            tar_of(
+                {"emoji.json": json.dumps(LISTING).encode(), f"img/{vendor}/32/1f408.png": b""} | files,
+                folder="package/",
+            )
+        )
     with np.load(io.BytesIO(emoji_pictures(archives)), allow_pickle=False) as arrays:
         google, twitter = arrays["google"], arrays["twitter"]
     assert google.dtype == np.uint8 and google.shape == twitter.shape == (2, 32, 32, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,22 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+sys.path.append(str(Path(__file__).parent))
+
+from archives import tar_of
+
 from tenfold.core.catalogue import CATALOGUE
 from tenfold.core.emoji_shards import LANGUAGES, PARTS, SIDE, _share, emoji_shard
 from tenfold.core.origins import content_sha256
 
 Part = Literal["train", "val"]
 CODES = [f"1F4{i:02X}" for i in range(96)]
-
-
-def tgz(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def drawing(red: int) -> bytes:
@@ -60,11 +55,11 @@ def names(codes: list[str], **others: Any) -> bytes:
             }
             entries.append(entry | others.get(code, {}))
         files[f"{language}/data.json"] = json.dumps(entries[::-1]).encode()
-    return tgz(files)
+    return tar_of(files, folder="package/")
 
 
 def drawings(codes: list[str], vendor: str, red: int) -> bytes:
-    return tgz({f"img/{vendor}/64/{code.lower()}-fe0f.png": drawing(red) for code in codes})
+    return tar_of({f"img/{vendor}/64/{code.lower()}-fe0f.png": drawing(red) for code in codes}, folder="package/")
 
 
 def members(shard: bytes) -> dict[str, bytes]:
@@ -115,26 +110,16 @@ def test_pictures_are_the_drawings_made_small(shards: dict[str, bytes]) -> None:
             assert np.array_equal(np.asarray(image)[..., 3], small)  # opacity is kept without loss
 
 
-def packed(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 def test_the_content_is_the_same_whatever_the_encoder_made(shards: dict[str, bytes]) -> None:
     files = members(shards["val"])
-    assert packed(files) == shards["val"]
+    assert tar_of(files, gzip=False) == shards["val"]
     told = content_sha256("x.tar", shards["val"])
     other = {name: b"other" if name.endswith(".webp") else content for name, content in files.items()}
-    assert content_sha256("x.tar", packed(other)) == told
+    assert content_sha256("x.tar", tar_of(other, gzip=False)) == told
     renamed = {name.replace("twitter", "someone"): content for name, content in files.items()}
     reworded = {name: content.replace(b'"thing"', b'"think"') for name, content in files.items()}
     for changed in (renamed, reworded, dict(reversed(files.items()))):
-        assert content_sha256("x.tar", packed(changed)) != told
+        assert content_sha256("x.tar", tar_of(changed, gzip=False)) != told
 
 
 @pytest.mark.parametrize("part", get_args(Part))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import io
-import tarfile
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+
+from archives import tar_of
 
 from tenfold.core.gloss_conversion import _is_held_out, glosses
 
@@ -19,18 +22,8 @@ NOUNS = (
 )  # fmt: skip
 
 
-def packed(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 def archive(nouns: str) -> bytes:
-    return packed({"package/WNdb-3.0.tar.gz": packed({"dict/data.noun": nouns.encode(), "dict/data.verb": b""})})
+    return tar_of({"package/WNdb-3.0.tar.gz": tar_of({"dict/data.noun": nouns.encode(), "dict/data.verb": b""})})
 
 
 def test_first_word_and_definition_without_examples_names_and_extremes() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tenfold.core.errors import UserError
 from tenfold.lm.lr_law import MM1_LAW, fit_lr_law, learning_rate
-from tenfold.vision.instructions import Instructions, final_answer
+from tenfold.vision.instructions import Instructions, final_answer, make_query
 from tenfold.vision.interleaved import (
     ATTRIBUTES,
     LANGUAGES,
@@ -123,5 +123,6 @@ def test_demonstrations_answer_as_the_question_is_answered_and_all_answers_are_l
         learnt = [segment for segment in drawn[index] if "text" in segment and segment.get("loss", True)]
         assert [s["text"] for s in learnt] == [*(d[-1]["text"] for d in query.demos), f" {query.answer}\n"]
     assert styles == {True, False}
-    always = Instructions(("several",), 0, 20, worked=1.0)
-    assert all(final_answer(always.query(i).answer) in always.query(i).answer.split(" so ")[1] for i in range(20))
+    for i in range(20):
+        direct, worked = (make_query("several", np.random.default_rng(i), worked=worked) for worked in (False, True))
+        assert worked.prompt == direct.prompt and worked.answer != direct.answer == final_answer(worked.answer)

@@ -205,8 +205,8 @@ class _Rounds:
                 sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=seed)
                 everyone = ask_committee(committee, self.tokenizer, tasks, settings.k, sampling)
                 alone = ask_committee([best], self.tokenizer, tasks, settings.k * len(committee), sampling)
-                taught_alone = everyone.only(best.name)
-                for who, answers in (("committee", everyone), ("one teacher", taught_alone), ("best member", alone)):
+                own = everyone.only(best.name)
+                for who, answers in (("committee", everyone), ("one teacher", own), ("best member", alone)):
                     shares.setdefault(who, []).append(right_share(answers, scorer))
                     shares.setdefault(f"{who}, oracle", []).append(right_share(answers, verify))
             return {who: mean(found) for who, found in shares.items()}

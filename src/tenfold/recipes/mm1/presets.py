@@ -98,7 +98,7 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "a model of half a million weights finds a hidden rule in the lines after earlier pictures; it hardly reads the pictures themselves yet, "
     "and its answers about scenes are guesses; one seed, no claim; about 50 seconds of processor time",
-    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; 50 minutes of processor time by its timed steps, "
+    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour of processor time by its timed steps, "
     "half of that on two idle cores; not run whole yet",
     "ablation": "connector, tokens, resolution and encoder in pre-training beside the paper's figures; three seeds; 35 minutes of processor time by its timed steps, half "
     "of that on two idle cores; not run whole yet",
