@@ -25,7 +25,7 @@ from tenfold.prompts.word_model import WordModel
 from tenfold.recipes.abo import EXPECTED, PRESETS, Config, check, train
 from tenfold.recipes.abo.config import Data, Models, Probes, Search
 from tenfold.recipes.abo.experiment import SELECTORS, one_stage, stage_names
-from tenfold.recipes.abo.findings import Scores
+from tenfold.recipes.abo.findings import Scores, noise_of, reflection_table
 from tenfold.recipes.abo.searches import METHODS, open_task, options
 
 SMALL = Config(
@@ -278,3 +278,20 @@ def kill_and_resume(table: Path, folder: Path, kills: int) -> int:
 @pytest.mark.slow
 def test_twenty_kills_leave_the_same_result(table: Path, tmp_path: Path) -> None:
     assert kill_and_resume(table, tmp_path, 20) <= 20 * 16
+
+
+def test_probes_that_read_nothing_are_rows_of_the_report() -> None:
+    real = replace(SMALL, models=Models(target="serve:x"), data=Data(tasks=("bbh/navigate",)), seeds=(0, 1))
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "task": "bbh/navigate", "seed": seed, "beta": None, "nothing": "none could be read"}
+        for kind in ("reflections", "paraphrases")
+        for seed in (0, 1)
+    ]
+    (line,) = reflection_table(real, rows)
+    assert line["reflections"] == 0 and line["blamed on errors"] == "none could be read"
+    assert noise_of(rows, "bbh/navigate") is None
+    found = {"kind": "reflections", "task": "bbh/navigate", "seed": 1, "beta": None, "n": 2, "prior_bias": 0.5}
+    rows[1] = {**found, "real": {"a": 2}, "control": {"b": 1, "a": 1}}
+    (line,) = reflection_table(real, rows)
+    assert (line["reflections"], line["prior bias"]) == (2, "0.500")
+    assert line["blamed on errors"] == "a 2; nothing could be read in 1 of 2"

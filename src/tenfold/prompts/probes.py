@@ -32,6 +32,10 @@ from tenfold.text.budget import Budget
 from tenfold.text.messages import ChatModel
 
 
+class Unreadable(UserError):
+    """None of an optimizer's replies had what was asked for."""
+
+
 @dataclass(frozen=True)
 class ReflectionProbe:
     """What an optimizer blames, on real errors and on controls.
@@ -71,6 +75,7 @@ async def probe_reflections(
     seed: int = 0,
     budget: Budget | None = None,
     folder: Path | None = None,
+    **writing: Any,
 ) -> ReflectionProbe:
     """Let an optimizer reflect on single real errors of a prompt, and on controls in three equal parts: right answers shown
     as errors, the same errors with their targets shuffled, and no example at all.
@@ -82,11 +87,13 @@ async def probe_reflections(
         n: reflections of either kind.
         seed: of all draws.
         budget, folder: as of a search.
+        writing: optimizer_tokens, optimizer_temperature, as of a `Session`.
     Raises:
         UserError: the prompt makes no error on the training split.
+        Unreadable: no reflection has the tags.
     """
     need("n", n, 1)
-    session = Session(task, target, optimizer, budget=budget, seed=seed, folder=folder)
+    session = Session(task, target, optimizer, budget=budget, seed=seed, folder=folder, **writing)
     search = PromptOptimizer(target, optimizer, seed=seed)
     search.session = session
     found = await session.outcomes([(prompt, example) for example in task.train], "train")
@@ -109,7 +116,7 @@ async def probe_reflections(
     kept = [(label, mistake) for label, mistake in zip(real, drawn, strict=True) if label is not None]
     labels, control_labels = tuple(label for label, _ in kept), tuple(label for label in control if label is not None)
     if not labels or not control_labels:
-        raise UserError(
+        raise Unreadable(
             "optimizer: none of its reflections could be read; it must put them between <reason> and </reason>"
         )
     true = session.true_causes()
@@ -194,6 +201,7 @@ async def probe_paraphrases(
     seed: int = 0,
     budget: Budget | None = None,
     folder: Path | None = None,
+    **writing: Any,
 ) -> dict[str, Any]:
     """How much val moves over m paraphrases of a prompt, the prompt itself among them.
 
@@ -204,16 +212,18 @@ async def probe_paraphrases(
         m: prompts of the same meaning, at least 2.
         gain: of an optimized prompt on val, to hold against the spread.
         seed, budget, folder: as of a search.
+        writing: optimizer_tokens, optimizer_temperature, as of a `Session`.
     Returns:
         see `diagnostics.paraphrase_sensitivity`; also "prompts" and "scores".
     Raises:
-        UserError: an empty prompt, or an optimizer whose paraphrases cannot be read.
+        UserError: an empty prompt.
+        Unreadable: no paraphrase can be read, or all are the prompt itself.
     """
     need("m", m, 2)
     if not prompt.strip():
         raise UserError("prompt: has no words to paraphrase; give one that has")
     search = PromptOptimizer(target, optimizer, seed=seed)
-    session = search.session = Session(task, target, optimizer, budget=budget, seed=seed, folder=folder)
+    session = search.session = Session(task, target, optimizer, budget=budget, seed=seed, folder=folder, **writing)
     state = State(candidates=[Candidate(0, prompt, "init", 0)])
     texts = [prompt]
     for attempt in range(3):
@@ -223,7 +233,7 @@ async def probe_paraphrases(
         made: list[Proposal] = await paraphrases(search, state, [0], 2 * (m - len(texts)))
         texts = list(dict.fromkeys([*texts, *(p.text for p in made if p.dropped is None and p.text.strip())]))[:m]
     if len(texts) < 2:
-        raise UserError("optimizer: gave no paraphrase; it must put them between <prompt> and </prompt>")
+        raise Unreadable("optimizer: gave no paraphrase; it must put them between <prompt> and </prompt>")
     tried = [Candidate(i, text, "paraphrase", 0) for i, text in enumerate(texts)]
     await session.score(tried, task.val, "val")
     scores = [float(c.scores["val"]["mean"]) for c in tried]

@@ -57,6 +57,8 @@ class Asked:
         train, val, test: the first so many examples of each split; none: all.
         max_tokens: of a reply of the target.
         optimizer_tokens: of a reply of the optimizer.
+        optimizer_temperature: of its sampling; none: the method's own.
+        whole_replies: a reply of the optimizer without the tags that were asked for counts whole; for small models.
         seed: of all draws.
         concurrency: requests under way.
         timeout: seconds of one try.
@@ -91,6 +93,8 @@ class Asked:
     test: int | None = None
     max_tokens: int = 256
     optimizer_tokens: int = 1024
+    optimizer_temperature: float | None = None
+    whole_replies: bool = False
     seed: int = 0
     concurrency: int = 16
     timeout: float = 60.0
@@ -117,6 +121,7 @@ class Asked:
             need(name, getattr(self, name), 1)
         need("seed", self.seed, 0, 2**31 - 1)
         need("likelihood", self.likelihood, 0)
+        need("optimizer_temperature", self.optimizer_temperature, 0, 100)
         need("timeout", self.timeout, 0, above=True)
         if self.method not in METHODS or self.method == "few-shot-cot":
             known = [name for name in METHODS if name != "few-shot-cot"]
@@ -204,7 +209,12 @@ def models_of(asked: Asked) -> Iterator[tuple[ChatModel, ChatModel]]:
     if (LOCAL in both or SCRIPT in both) and asked.task != WORDS:
         raise UserError(f"--target-model, --optimizer-model: local and script know --task {WORDS} only")
     with opened(
-        *both, seed=asked.seed, base_url=asked.base_url, concurrency=asked.concurrency, timeout=asked.timeout
+        *both,
+        seed=asked.seed,
+        base_url=asked.base_url,
+        concurrency=asked.concurrency,
+        timeout=asked.timeout,
+        whole_replies=asked.whole_replies,
     ) as models:
         yield models
 
@@ -226,15 +236,21 @@ def budget_of(asked: Asked, models: tuple[ChatModel, ChatModel]) -> Budget:
     )
 
 
-def search_of(asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run_dir: Path | None) -> PromptOptimizer:
-    """The optimizer."""
-    size = Search(
+def size_of(asked: Asked) -> Search:
+    """How much is tried and how prompts are written."""
+    return Search(
         calls=asked.calls,
         proposals=asked.proposals,
         minibatch=asked.minibatch,
         keep=asked.keep,
         optimizer_tokens=asked.optimizer_tokens,
+        optimizer_temperature=asked.optimizer_temperature,
     )
+
+
+def search_of(asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run_dir: Path | None) -> PromptOptimizer:
+    """The optimizer."""
+    size = size_of(asked)
     selectors: dict[str, type[Selector]] = {
         "brute": BruteForce,
         "ucb": UCB,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tenfold.core.config import need, need_distinct, need_seeds
 from tenfold.prompts.word_model import WORD_MODEL, WordModel
@@ -37,6 +37,7 @@ class Models:
         beta: of the simulated optimizer: the share of reflections in which it blames its prior cause.
         concurrency: requests under way at an endpoint.
         timeout: seconds of one try at an endpoint.
+        whole_replies: a reply of the optimizer without the tags that were asked for counts whole; for small models.
         local: how the local model is made.
     """
 
@@ -45,6 +46,7 @@ class Models:
     beta: float = 0.7
     concurrency: int = 16
     timeout: float = 60.0
+    whole_replies: bool = False
     local: WordModel = WORD_MODEL
 
     def __post_init__(self) -> None:
@@ -97,6 +99,7 @@ class Search:
         keep: prompts of the beam.
         start: the prompt that all begin with.
         optimizer_tokens: of one reply of the optimizer.
+        optimizer_temperature: of its sampling; none: each method's own.
         abo_rounds: T of ABO.
         verify: training examples that ABO measures following on.
         max_prompt_chars: longer prompts are dropped.
@@ -109,6 +112,7 @@ class Search:
     keep: int = 2
     start: str = "Answer the question."
     optimizer_tokens: int = 1024
+    optimizer_temperature: float | None = None
     abo_rounds: int = 2
     verify: int = 16
     max_prompt_chars: int = 6000
@@ -117,6 +121,13 @@ class Search:
         for name in ("calls", "tokens", "proposals", "minibatch", "keep", "optimizer_tokens", "max_prompt_chars"):
             need(name, getattr(self, name), 1)
         need("abo_rounds", self.abo_rounds, 0)
+        need("optimizer_temperature", self.optimizer_temperature, 0, 100)
+
+    @property
+    def writing(self) -> dict[str, Any]:
+        """How the optimizer's replies are drawn, as options of a method or a probe."""
+        heat = self.optimizer_temperature
+        return {"optimizer_tokens": self.optimizer_tokens, **({} if heat is None else {"optimizer_temperature": heat})}
         need("verify", self.verify, 0)
 
 

@@ -14,7 +14,7 @@ from tenfold.core.claims import Result
 from tenfold.core.errors import UserError
 from tenfold.core.jobs import advance, run_jobs
 from tenfold.core.run import Run
-from tenfold.prompts.probes import probe_paraphrases, probe_reflections
+from tenfold.prompts.probes import Unreadable, probe_paraphrases, probe_reflections
 from tenfold.prompts.selectors import UCB, BruteForce, Pull, Selector, SuccessiveHalving, SuccessiveRejects, select
 from tenfold.prompts.task import Task
 from tenfold.prompts.task_files import few_shot_cot
@@ -89,7 +89,7 @@ def train(config: Config, run: Run) -> Result:
             title="searches",
         )
     else:
-        with opened(config.models.target, config.models.optimizer, concurrency=config.models.concurrency, timeout=config.models.timeout, local=config.models.local) as models:  # fmt: skip
+        with opened(config.models.target, config.models.optimizer, concurrency=config.models.concurrency, timeout=config.models.timeout, local=config.models.local, whole_replies=config.models.whole_replies) as models:  # fmt: skip
             run_jobs(
                 _with_models(models),
                 [(config, str(run.path), name) for name in left],
@@ -160,7 +160,12 @@ def _stage(config: Config, run_path: str, name: str, models: Any) -> None:
             if kind == "search":
                 row |= {"method": what, **run_search(config, what, task_name, seed, run.path / "searches" / name.removeprefix("search ").replace(" ", "--"), pair)}  # type: ignore[arg-type]  # fmt: skip
             else:
-                row |= _probe(config, kind, task_name, seed, beta, run.path / "probes" / name.replace(" ", "--"), pair)
+                try:
+                    row |= _probe(
+                        config, kind, task_name, seed, beta, run.path / "probes" / name.replace(" ", "--"), pair
+                    )
+                except Unreadable as error:  # is a finding, too
+                    row |= {"beta": beta if config.simulated else None, "nothing": str(error)}
     run.save_stage(name, row)
     advance(1.0)
     run.close()
@@ -170,15 +175,11 @@ def _probe(
     config: Config, kind: str, name: str, seed: int, beta: float, folder: Path, models: tuple[ChatModel, ChatModel]
 ) -> Row:
     task, start = open_task(name, config, seed), config.search.start
+    how: dict[str, Any] = {"seed": seed, "folder": folder, **config.search.writing}
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "paraphrases":
-        work = probe_paraphrases(
-            task, models[0], models[1], start, m=config.probes.paraphrases, seed=seed, folder=folder
-        )
-        return run_sync(work)
-    probe = run_sync(
-        probe_reflections(task, models[0], models[1], start, n=config.probes.reflections, seed=seed, folder=folder)
-    )
+        return run_sync(probe_paraphrases(task, *models, start, m=config.probes.paraphrases, **how))
+    probe = run_sync(probe_reflections(task, *models, start, n=config.probes.reflections, **how))
     row: Row = {"beta": beta if config.simulated else None, **probe.to_json()}
     if config.simulated:
         prior = task.causes[-1].name  # what the simulated optimizer always suspects

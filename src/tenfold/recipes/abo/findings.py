@@ -83,7 +83,9 @@ class Scores:
 
 def noise_of(rows: Sequence[Row], task: str) -> float | None:
     """The spread of val over paraphrases of the starting prompt, mean over seeds."""
-    found = [row["std"] for row in rows if row["kind"] == "paraphrases" and row["task"] == task]
+    found = [
+        row["std"] for row in rows if row["kind"] == "paraphrases" and row["task"] == task and "nothing" not in row
+    ]
     return statistics.fmean(found) if found else None
 
 
@@ -168,14 +170,19 @@ def reflection_table(config: Config, rows: Sequence[Row]) -> list[Row]:
     for task in config.data.tasks:
         probes = [row for row in rows if row["kind"] == "reflections" and row["task"] == task]
         for beta in dict.fromkeys(row["beta"] for row in probes):
-            own = select(probes, beta=beta)
+            own = [row for row in select(probes, beta=beta) if "nothing" not in row]
             line: Row = {"task": task}
+            if not own:
+                lines.append({**line, "prior bias": None, "reflections": 0, "blamed on errors": probes[0]["nothing"], "blamed on none": None})  # fmt: skip
+                continue
             if beta is not None:
                 line |= {"prior's weight β": beta, "correct": plus_minus([row["correctness"] for row in own]), "expected": plus_minus([expected(row) for row in own])}  # fmt: skip
             line |= {"prior bias": plus_minus([row["prior_bias"] for row in own])}
             if beta is not None:
                 line |= {"NMI": plus_minus([row["nmi"] for row in own]), "largest p": max(row["nmi_p"] for row in own)}
             line |= {"reflections": sum(row["n"] for row in own), "blamed on errors": _counts(own, "real"), "blamed on none": _counts(own, "control")}  # fmt: skip
+            if silent := len(select(probes, beta=beta)) - len(own):
+                line["blamed on errors"] += f"; nothing could be read in {silent} of {silent + len(own)}"
             lines.append(line)
     return lines
 

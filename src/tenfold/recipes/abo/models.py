@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from tenfold.core.config import did_you_mean
 from tenfold.core.errors import UserError
 from tenfold.lm.pretrained import find
 from tenfold.prompts.simulator import SimOptimizer, SimTarget
+from tenfold.prompts.whole_replies import WholeReplies
 from tenfold.prompts.word_model import WORD_MODEL, WordModel, open_word_model
 from tenfold.prompts.word_writer import WordWriter
 from tenfold.recipes.abo.config import LOCAL, SCRIPT, SIM, writer_of
@@ -34,6 +36,7 @@ def opened(
     timeout: float = 60.0,
     stream: bool = False,
     local: WordModel = WORD_MODEL,
+    whole_replies: bool = False,
 ) -> Iterator[tuple[ChatModel, ChatModel]]:
     """Target and optimizer; models that are served here are stopped at the end.
 
@@ -44,6 +47,7 @@ def opened(
         concurrency, timeout: of endpoints.
         stream: let endpoints send replies in pieces.
         local: how the local model is made.
+        whole_replies: see `config.Models`.
     Raises:
         UserError: no such model, an endpoint without key, a server that does not start.
     """
@@ -65,13 +69,20 @@ def opened(
                         raise UserError(f"model: got {name}, need URL#MODEL, such as http://localhost:8000/v1#NAME")
                     known[name] = EndpointChatModel(served, url, api_key, concurrency, timeout, stream=stream)
                 else:
+                    _check_name(name, base_url)
                     known[name] = EndpointChatModel(name, base_url, api_key, concurrency, timeout, stream=stream)
             return known[name]
 
         writer = writer_of(target, optimizer)
         first = SimTarget(seed) if target == SIM else model(target)
         second = SimOptimizer(beta, seed) if writer == SIM else model(writer)
-        yield first, second
+        yield first, WholeReplies(second) if whole_replies else second
+
+
+def _check_name(name: str, base_url: str | None) -> None:
+    """Refuse a name that is nearly one of ours, where no endpoint is set that could know it."""
+    if (meant := did_you_mean(name, (SIM, LOCAL, SCRIPT))) and not (base_url or os.environ.get("OPENAI_BASE_URL")):
+        raise UserError(f"model: got {name}{meant}; an endpoint's model needs OPENAI_BASE_URL or --base-url")
 
 
 @contextmanager

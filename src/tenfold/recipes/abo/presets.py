@@ -26,7 +26,7 @@ PRESETS: dict[str, Config] = {
         seeds=(0, 1, 2, 3, 4),
     ),
     "smollm2": Config(
-        models=Models(target="serve:smollm2-135m-instruct", timeout=600.0),
+        models=Models(target="serve:smollm2-135m-instruct", timeout=600.0, whole_replies=True),
         data=Data(tasks=("bbh/object_counting", "bbh/navigate"), train=20, val=10, test=30, max_tokens=160),
         search=Search(
             calls=120,
@@ -35,6 +35,7 @@ PRESETS: dict[str, Config] = {
             keep=1,
             start="Let's think step by step.",
             optimizer_tokens=320,
+            optimizer_temperature=0.3,
             abo_rounds=1,
             verify=4,
             max_prompt_chars=2000,

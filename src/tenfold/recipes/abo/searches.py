@@ -59,7 +59,7 @@ def open_task(name: str, config: Config, seed: int) -> Task:
 
 def options(method: str, size: Search, task: Task) -> dict[str, Any]:
     """The options of a method, so that all make about as many prompts a step and end at the same number of calls."""
-    shared = {"keep": size.keep, "max_target_calls": size.calls, "optimizer_tokens": size.optimizer_tokens, "test_baseline": False, "max_prompt_chars": size.max_prompt_chars}  # fmt: skip
+    shared = {"keep": size.keep, "max_target_calls": size.calls, **size.writing, "test_baseline": False, "max_prompt_chars": size.max_prompt_chars}  # fmt: skip
     own: dict[str, dict[str, Any]] = {
         "given": {"rounds": 0},
         "few-shot-cot": {"rounds": 0},

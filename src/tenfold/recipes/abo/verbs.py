@@ -36,6 +36,7 @@ from tenfold.recipes.abo.asked import (
     prompts_of,
     read_asked,
     search_of,
+    size_of,
     task_of,
 )
 from tenfold.recipes.abo.config import Config, Data, Method, Models, Probes, Search
@@ -141,7 +142,7 @@ def diagnose(
         asked = replace(asked, target_model=target_model or asked.target_model, optimizer_model=optimizer_model or asked.optimizer_model)  # fmt: skip
         task, folder = task_of(asked), run / "probes"
         with models_of(asked) as models:
-            how: dict[str, Any] = {"seed": asked.seed, "budget": budget_of(asked, models)}
+            how: dict[str, Any] = {"seed": asked.seed, "budget": budget_of(asked, models), **size_of(asked).writing}
             if reflections:
                 part = folder / "reflections"
                 part.mkdir(parents=True, exist_ok=True)

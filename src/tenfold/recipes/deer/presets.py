@@ -51,7 +51,7 @@ EXPECTED = {
     "minilm": "the same with MiniLM among the features and for the clusters; the goal is an unseen P_DC of 0.80; each text is embedded once, 10 000 texts at 10 ms; under 30 minutes on two cores (an estimate)",
     "toy": "a decoder from scratch in a simulated world: mixture against fixed candidates and against calls alone, three seeds; the goal is an unseen P_DC of 0.90; "
     "not reached in one trial of the mixture, one seed, whose tokenizer knew trained names by heart: right on 0.36 (TF-IDF threshold 0.88); under 30 minutes on two cores (an estimate)",
-    "smollm2": "SmolLM2-135M-Instruct tuned on 400 samples beside itself with 0 and 6 demonstrations and without any decision, one seed; by its parts "
-    "(11 s a step of training and 1.7 s a sample decided, processor time of one thread) about an hour on one core, less on two; not run whole yet",
+    "smollm2": "SmolLM2-135M-Instruct tuned on 400 samples beside itself with 0 and 6 demonstrations and without any decision, one seed; reached: unseen P_DC 0.30 against "
+    "0.11 without demonstrations, 0.42 with 6 (which refuse nearly always) and 0.81 of the TF-IDF threshold; an hour on one core",
     "paper": "the released code's numbers for LLaMA-2-7B; an accelerator for hours (an estimate), never run; tuning.base is yours to bring",
 }
