@@ -67,11 +67,15 @@ def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(model: LocalChatModel)
     assert cut.usage.completion < 30
 
 
-def test_choices_are_the_only_answers(model: LocalChatModel) -> None:
+def test_choices_are_the_only_answers(model: LocalChatModel, tokenizer: Tokenizer) -> None:
     choices = ("yes", "no", "I do not know", "not")
-    said = {say(model, USER, choices=choices, seed=seed, temperature=3.0)[0].text for seed in range(12)}
+    replies = [say(model, USER, choices=choices, seed=seed, temperature=3.0)[0] for seed in range(12)]
+    said = {reply.text for reply in replies}
     assert said <= set(choices)
     assert len(said) > 1
+    # The end of a turn is what a model was trained to say there; the end of the text would cost it twenty nats.
+    assert tokenizer.end_id != tokenizer.eos_id
+    assert all(reply.token_ids is not None and reply.token_ids[-1] == tokenizer.end_id for reply in replies)
 
 
 def test_a_biased_token_wins_and_penalties_keep_it_from_coming_again(model: LocalChatModel) -> None:

@@ -79,7 +79,9 @@ class LocalChatModel:
         self.engine = Engine(model, **engine)
         release_compute_threads()  # the engine computes in a thread of its own
         self._ends = frozenset(id for id in (tokenizer.end_id, tokenizer.eos_id) if id is not None)
-        self._json = JsonForms(tokenizer, min(self._ends)) if self._ends else None
+        # Where a form is complete, the token that the model was trained to end a turn with.
+        self._end = tokenizer.eos_id if tokenizer.end_id is None else tokenizer.end_id
+        self._json = None if self._end is None else JsonForms(tokenizer, self._end)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, name: str | None = None, **engine: Any) -> LocalChatModel:
@@ -229,9 +231,9 @@ class LocalChatModel:
                 raise UserError(f"{self.name}: response_format needs an end-of-turn token, the tokenizer has none")
             return self._json.of_format(sampling.response_format)
         if sampling.choices is not None:
-            if not self._ends:
+            end = self._end
+            if end is None:
                 raise UserError(f"{self.name}: choices need an end-of-turn token, the tokenizer has none")
-            end = min(self._ends)
             spelt = [[*self.tokenizer.encode(choice), end] for choice in sampling.choices]
 
             def choose(new: list[int]) -> Sequence[int]:
