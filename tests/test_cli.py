@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_train_leaves_a_finished_run_and_prints_its_report_last(tenfold: Desk) -
     assert code == 0
     run = tenfold.newest("fake")
     assert out.splitlines()[-1] == f"report: {run / 'report.html'}"
-    assert "final loss: 0.3333 against 1 (one seed)" in out
+    assert "final loss: 0.3333 against 1 (one seed, ahead)" in out
     assert json.loads((run / "config.json").read_text())["model"] == {"dim": 16}
     about = json.loads((run / "run.json").read_text())
     assert about["command"] == "tenfold fake train --model.dim 16"
@@ -691,4 +692,22 @@ def test_a_claim_of_a_simulator_says_so(tenfold: Desk) -> None:
     from tenfold.cli.recipe import _claim_line
 
     claim = Claim("speed-up", 2.0, 1.0, "higher", (math.nan, math.nan), 1, "cost model", simulator=True)
-    assert _claim_line(claim) == "  speed-up: 2 against 1 (one seed, simulator)"
+    assert _claim_line(claim) == "  speed-up: 2 against 1 (one seed, ahead, simulator)"
+
+
+@pytest.mark.parametrize(
+    ("value", "better", "interval", "seeds", "verdict"),
+    [
+        (2.0, "lower", (math.nan, math.nan), 1, "one seed, behind"),
+        (0.5, "higher", (math.nan, math.nan), 1, "one seed, behind"),
+        (1.0, "higher", (math.nan, math.nan), 1, "one seed, even"),
+        (2.0, "higher", (0.5, 1.5), 3, "holds"),
+    ],
+)
+def test_a_claim_of_one_seed_says_on_which_side_it_is(
+    value: float, better: Literal["higher", "lower"], interval: tuple[float, float], seeds: int, verdict: str
+) -> None:
+    from tenfold.cli.recipe import _claim_line
+
+    claim = Claim("loss", value, 1.0, better, interval, seeds, "how")
+    assert _claim_line(claim) == f"  loss: {value:.4g} against 1 ({verdict})"

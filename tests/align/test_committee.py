@@ -52,6 +52,27 @@ def test_every_member_answers_every_task(tokenizer: Tokenizer) -> None:
             ask_committee(members, tokenizer, TASKS, 1)
 
 
+def test_members_that_are_the_same_model_draw_different_answers(tokenizer: Tokenizer) -> None:
+    seeds: dict[str, set[int | None]] = {"a": set(), "b": set()}
+
+    def member(name: str) -> Member:
+        def says(messages: list[Message], sampling: Sampling, index: int) -> str:
+            seeds[name].add(sampling.seed)
+            return str(sampling.seed)
+
+        return Member(name, "sft", 0, ScriptedChatModel(says, name), 0.0)  # type: ignore[arg-type]
+
+    both = [member("a"), member("b")]
+    first = ask_committee(both, tokenizer, TASKS, 1, Sampling(seed=3))
+    assert len(seeds["a"]) == len(seeds["b"]) == 1 and seeds["a"] != seeds["b"]
+    again = ask_committee(both[::-1], tokenizer, TASKS, 1, Sampling(seed=3))
+    assert again.responses == [group[::-1] for group in first.responses]
+    for each in seeds.values():
+        each.clear()
+    ask_committee(both, tokenizer, TASKS, 1, Sampling(seed=None))
+    assert seeds == {"a": {None}, "b": {None}}
+
+
 def test_prompt_level_teachers_are_as_good_as_the_best_single_one(tokenizer: Tokenizer) -> None:
     everything = kinds(99)
     half = len(everything) // 2

@@ -50,6 +50,15 @@ def test_bombs_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
     assert grown(before) < GIB // 2
 
 
+@pytest.mark.parametrize("before", [0, 1, 2, 3000])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_the_line_that_is_no_text_is_named(before: int, end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes("vier Wörter in einer Zeile".encode().join([b""] + [end] * before) + b"na\xefve" + end + b"last")
+    with pytest.raises(UserError, match=rf"latin\.txt is not UTF-8 at line {before + 1} \("):
+        list(packed.lines(path))
+
+
 def test_a_bound_of_the_callers_own(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(1000)))
     assert packed.unpacked(tmp_path / "a.gz", 1000) == bytes(1000)

@@ -259,7 +259,7 @@ def test_other_faults(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"piqa.jsonl: got no rows"):
         load("piqa", tmp_path)
     (tmp_path / "copa.jsonl").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(UserError, match=r"copa.jsonl is not UTF-8 after line 0"):
+    with pytest.raises(UserError, match=r"copa.jsonl is not UTF-8 at line 1"):
         load("copa", tmp_path)
     (tmp_path / "boolq.jsonl.gz").write_bytes(b"plain")
     with pytest.raises(UserError, match=r"boolq.jsonl.gz is not a whole gzip file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from tenfold.tools.calls import Call
 from tenfold.tools.metrics import Prediction, evaluate_decisions
 from tenfold.tools.render import RULES
 from tenfold.tools.samples import Candidate, DecisionSample, read_samples
-from tenfold.tools.trace import Trace
+from tenfold.tools.trace import Error, Trace
 
 TOY = Data(source="toy", held_out=8, most=40, tools=40, unseen=16)
 SMALL = Config(
@@ -101,6 +102,22 @@ def test_one_set_of_candidates_a_tool() -> None:
         if sample.target:
             sets.setdefault((sample.target, sample.branch), set()).add(sample.names)
     assert all(len(found) == 1 for found in sets.values())
+
+
+def test_samples_are_built_again_with_other_candidates() -> None:
+    world = open_world(SMALL, 0)
+    once = training_samples(SMALL, world, "mix", 0)[0]
+    config = replace(SMALL, candidates=replace(SMALL.candidates, draws=3))
+    samples, report, _ = training_samples(config, world, "mix", 0)
+    assert samples[: len(once)] == once and len(samples) == 3 * len(once) == sum(report.kept.values())
+    shown: dict[str, set[tuple[str, ...]]] = {}
+    for sample in samples:
+        if sample.branch != "no_search":
+            shown.setdefault(sample.query, set()).add(sample.names)
+    assert sum(len(sets) > 1 for sets in shown.values()) > 0.9 * len(shown)
+    fixed = training_samples(config, world, "fixed", 0)[0]
+    sets = {(sample.target, sample.branch, sample.names) for sample in fixed if sample.branch != "no_search"}
+    assert len(sets) == len({(target, branch) for target, branch, _ in sets})
 
 
 def test_arguments_stand_in_the_table_of_those_who_write_them() -> None:
@@ -182,11 +199,26 @@ def test_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     general.write_text("hello\nwhy\n")
     assert main(["deer", "build", str(path), "--out", str(out), "--general", str(general), "--n-clusters", "3"]) == 0
     told = capsys.readouterr().out
+    assert "signature" not in told
     assert "50 samples: call 28, no_call 20, no_search 2" in told and "dropped: parse 12" in told
     assert len(read_samples(out)) == 50
     for format in ("tooldeer", "sharegpt", "openai"):
         assert main(["deer", "build", str(path), "--out", str(tmp_path / format), "--format", format, "--mode", "random"]) == 0  # fmt: skip
     assert main(["deer", "build", str(path), "--k", "50"]) == 2 and "k: got 50" in capsys.readouterr().err
+    unfit = tmp_path / "u.jsonl"
+    unfit.write_text(path.read_text().replace("a='x'", "b='x'"))
+    assert main(["deer", "build", str(unfit), "--out", str(out), "--mode", "random"]) == 0
+    assert "do not fit the tool's signature: unknown_arg 48" in capsys.readouterr().out
+    before = path.read_bytes()
+    (tmp_path / "link.jsonl").hardlink_to(path)
+    for place in (path, tmp_path / "x" / ".." / "t.jsonl", tmp_path / "link.jsonl"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        assert main(["deer", "build", str(path), "--out", str(place)]) == 2
+        assert "would be lost" in capsys.readouterr().err and path.read_bytes() == before
+    assert main(["deer", "build", str(path), "--general", str(general), "--out", str(general)]) == 2
+    assert main(["deer", "generate", str(path), "--model", "http://x/v1#m", "--out", str(path)]) == 2
+    assert path.read_bytes() == before and general.read_text() == "hello\nwhy\n"
+    capsys.readouterr()
     assert main(["deer", "build", str(tmp_path / "none.jsonl")]) == 2 and "file not found" in capsys.readouterr().err
 
 
@@ -213,6 +245,8 @@ def test_eval(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     samples = run_folder / "samples.jsonl"
     assert main(["deer", "eval", str(run_folder), "--decisions", str(samples), "--limit", "40"]) == 0
     assert "P_DC" in capsys.readouterr().out
+    assert main(["deer", "eval", str(run_folder), "--decisions", str(samples), "--arguments"]) == 2
+    assert "a ranker decides but cannot write calls" in capsys.readouterr().err
     scripted(monkeypatch, lambda messages, sampling, index: "answer")
     assert (
         main(["deer", "eval", "http://x/v1#m", "--decisions", str(samples), "--demonstrations", "3", "--official"]) == 0
@@ -240,6 +274,73 @@ def test_agent(tools_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert main(command) == 2 and "ended without an answer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("mark", "extra", "runs"),
+    [
+        ("", (), True),
+        ("", ("--approve", "never"), False),
+        ("", ("--approve", "never", "--allow", "double"), True),
+        ("double.side_effects = False\n", ("--approve", "never"), True),
+        ("double.side_effects = True\n", (), False),  # nobody is at the terminal
+        ("double.side_effects = True\n", ("--approve", "always"), True),
+    ],
+)
+def test_what_runs_unasked(
+    mark: str,
+    extra: tuple[str, ...],
+    runs: bool,
+    tools_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tools_file.write_text(tools_file.read_text() + mark)
+    call = Reply("", "tool_calls", Usage(1, 1), (ToolCall("c", "double", '{"x": 21}'),))
+    scripted(monkeypatch, ["search", "double", call, *(() if runs else ("none",)), "Done."])
+    assert main(["deer", "agent", "twice 21?", "--tools", str(tools_file), "--model", "http://x/v1#m", *extra]) == 0
+    told = capsys.readouterr().out
+    assert ("result    42" in told) == runs and ("failed    refused" in told) != runs
+
+
+def test_a_tool_that_loops_is_left_and_one_that_says_much_is_cut(
+    tools_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools_file.write_text(
+        'import time\n\n\ndef stuck() -> None:\n    """Stuck."""\n    time.sleep(5)\n\n\n'
+        'def long() -> str:\n    """Long."""\n    return "x" * 5000\n'
+    )
+    calls = [Reply("", "tool_calls", Usage(1, 1), (ToolCall(name, name, "{}"),)) for name in ("stuck", "long")]
+    scripted(monkeypatch, ["search", "stuck", calls[0], "long", calls[1], "Done."])
+    trace = tmp_path / "t.json"
+    command = ["deer", "agent", "stuck, then long", "--tools", str(tools_file), "--model", "http://x/v1#m", "--trace", str(trace)]  # fmt: skip
+    assert main([*command, "--tool-timeout", "0.3"]) == 0
+    told = capsys.readouterr().out
+    assert "failed    no result after 0.3 s" in told and "answer    Done." in told
+    assert max(map(len, told.splitlines())) < 500 and "(5000 characters; all of it: --trace" in told
+    assert "x" * 5000 in trace.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_agent_keeps_its_trace(
+    number: signal.Signals,
+    tools_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tools_file.write_text(
+        f'import os\nimport time\n\n\ndef stuck() -> None:\n    """Stuck."""\n    os.kill(os.getpid(), {int(number)})\n'
+        "    time.sleep(2)\n"
+    )
+    call = Reply("", "tool_calls", Usage(1, 1), (ToolCall("c", "stuck", "{}"),))
+    scripted(monkeypatch, ["search", "stuck", call, "Done."])
+    trace, page = tmp_path / "t.json", tmp_path / "t.html"
+    command = ["deer", "agent", "stuck", "--tools", str(tools_file), "--model", "http://x/v1#m", "--trace", str(trace), "--html", str(page)]  # fmt: skip
+    assert main(command) == 130
+    told = capsys.readouterr()
+    assert "call      stuck" in told.out and told.err == "interrupted\n"
+    assert Trace.load(trace).of(Error)[-1].type == "Interrupted" and "Interrupted" in page.read_text()
+
+
 def test_agent_with_a_real_mcp_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     call = Reply("", "tool_calls", Usage(1, 1), (ToolCall("c", "get_current_time", '{"timezone": "Asia/Tokyo"}'),))
     scripted(monkeypatch, ["search", "get_current_time", call, "Late."])
@@ -263,6 +364,25 @@ def test_agent_with_a_real_mcp_server(tmp_path: Path, monkeypatch: pytest.Monkey
             ["eval", "nowhere", "--decisions", "list.json", "--format", "sharegpt"],
             "list.json:1: got int, need an object",
         ),
+        (["build", "."], ". is a folder, need a file"),
+        (["build", "none.jsonl", "--k", "0"], "--k: got 0, need at least 1"),
+        (["build", "none.jsonl", "--n-clusters", "0"], "--n-clusters: got 0, need at least 1"),
+        (["build", "none.jsonl", "--call-ratio", "2"], "--call-ratio: got 2.0, need at least 0, at most 1"),
+        (["build", "empty.jsonl"], "empty.jsonl: no tools"),
+        (["build", "three.jsonl"], "--k: got 5: three.jsonl: 3 tools; use --k 2 or fewer"),
+        (
+            ["build", "three.jsonl", "--k", "4", "--call-ratio", "1"],
+            "--k: got 4: three.jsonl: 3 tools; use --k 3 or fewer",
+        ),
+        (["build", "one.jsonl", "--k", "1"], "--k: got 1: one.jsonl: 1 tool; give two or more"),
+        (["build", "twice.jsonl"], "twice.jsonl: two tools are named 'f0'"),
+        (["build", "escape.jsonl"], "escape.jsonl:1: tool 'a\\x1b[31m': got the control character U+001B"),
+        (["build", "latin.jsonl"], "latin.jsonl is not UTF-8 at line 2"),
+        (["build", "three.jsonl", "--k", "2", "--general", "latin.jsonl"], "latin.jsonl is not UTF-8 at line 2"),
+        (["build", "three.jsonl", "--k", "2", "--general", "."], "--general: . is a folder"),
+        (["agent", "q", "--tools", "list.json", "--k", "0"], "--k: got 0"),
+        (["agent", "q", "--tools", "list.json", "--tool-timeout", "0"], "--tool-timeout: got 0"),
+        (["agent", "q", "--tools", "list.json", "--trace", "list.json"], "--trace: list.json is another file"),
         (["build", "--out", "."], "--out: . cannot be written"),
         (["build", "--out", "no/such/x.jsonl"], "--out: no/such/x.jsonl cannot be written"),
         (["agent", "q", "--tools", "mcp:"], "--tools: got mcp: alone"),
@@ -281,8 +401,12 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = {"empty.jsonl": "", "list.json": "[1]", "syntax.py": "x = 1\ndef (:\n", "raises.py": "\n\n1 / 0\n", "leaves.py": "raise SystemExit(7)\n"}  # fmt: skip
+    rows = [{"api_name": name, "description_for_human": "d", "api_function": f"f{i}()", "example": []} for i, name in enumerate(["a\x1b[31m", "b", "c", "d"])]  # fmt: skip
+    lines = [json.dumps(row) + "\n" for row in rows]
+    files |= {"three.jsonl": "".join(lines[1:]), "one.jsonl": lines[1], "escape.jsonl": lines[0], "twice.jsonl": lines[2] + lines[2].replace("f2", "f0") + lines[3].replace("f3", "f0")}  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "latin.jsonl").write_bytes(lines[1].encode() + b'{"api_name": "\xff"}\n')
     assert main(["deer", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
 import random
+import re
+import signal
 import time
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +23,7 @@ from hypothesis import strategies as st
 from tenfold.core.errors import UserError
 from tenfold.text.chat import Message, Reply, Sampling, ScriptedChatModel, ToolCall, Usage
 from tenfold.text.endpoint_errors import ChoiceError
-from tenfold.tools.agent import DecisionAgent, Policy
+from tenfold.tools.agent import DecisionAgent, EpisodeInterrupted, Policy
 from tenfold.tools.replay import replay, same_events
 from tenfold.tools.tool import SIDE_EFFECT, Tool, ToolRegistry
 from tenfold.tools.trace import Answer, Call, Candidates, Decision, Error, ToolResult, Trace
@@ -256,6 +261,50 @@ def test_secrets_never_enter_a_trace(tmp_path: Path) -> None:
         del os.environ["MY_SERVICE_TOKEN"]
     text = trace.save(tmp_path / "t.json").read_text()
     assert "hush" not in text and "pass-word" not in text and text.count("[secret]") >= 4
+
+
+FORMS: dict[str, Callable[[str], Any]] = {
+    "json": json.dumps,
+    "json of json": lambda token: {"inner": json.dumps({"token": token})},
+    "json with letters": lambda token: json.dumps(token, ensure_ascii=False),
+    "json with escaped slashes": lambda token: json.dumps(token).replace("/", "\\/"),
+    "repr": repr,
+    "repr of a list": lambda token: str([token]),
+    "address": lambda token: urllib.parse.quote(token),
+    "address, strict": lambda token: urllib.parse.quote(token, safe=""),
+    "address, small letters": lambda token: re.sub("%..", lambda code: code[0].lower(), urllib.parse.quote(token)),
+    "query": lambda token: urllib.parse.urlencode({"q": token}),
+    "page": html.escape,
+    "page, quotes as they are": lambda token: html.escape(token, quote=False),
+    "page of jinja": lambda token: str(markupsafe.escape(token)),
+    "message of an error": lambda token: " ".join(token.split()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_with_quotes_is_hidden_in_every_usual_form(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "hush\"'\\/é& <top> \nhush"
+    monkeypatch.setenv("MY_SERVICE_TOKEN", token)
+    leak = Tool(name="leak", description="leak", fn=lambda: FORMS[form](token))
+    script = ["search", "leak", called("leak", {}), f"it is {FORMS[form](token)}"]
+    trace = DecisionAgent(ScriptedChatModel(script), ToolRegistry([leak]), k=1).run("leak")
+    assert "hush" not in trace.save(tmp_path / "t.json").read_text()
+    assert "[secret]" in trace.of(ToolResult)[0].content and "[secret]" in str(trace.answer)
+
+
+def test_ctrl_c_keeps_the_trace() -> None:
+    def stuck() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(2)
+
+    registry = ToolRegistry([Tool(name="stuck", description="stuck", fn=stuck)])
+    with pytest.raises(EpisodeInterrupted) as stop:
+        DecisionAgent(ScriptedChatModel(["search", "stuck", called("stuck", {}), "ok"]), registry, k=1).run("stuck")
+    assert kinds(stop.value.trace) == ["Decision", "Candidates", "Decision", "Call", "Error"]
+    assert stop.value.trace.events[-1].type == "Interrupted"  # type: ignore[union-attr]
+    assert Trace.from_json(json.loads(json.dumps(stop.value.trace.to_json()))) == stop.value.trace
 
 
 def test_a_trace_is_saved_loaded_and_replayed(tmp_path: Path) -> None:

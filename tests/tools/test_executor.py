@@ -161,6 +161,32 @@ def test_tools_in_this_process() -> None:
     assert asyncio.run(executor.run(TOOLS.get("add"), {"a": 1})).content == "2"
 
 
+def test_a_tool_that_leaves_ends_its_own_call_only() -> None:
+    def leaves() -> None:
+        raise SystemExit(7)
+
+    failed = asyncio.run(LocalExecutor().run(Tool(name="l", fn=leaves), {}))
+    assert (failed.kind, failed.content) == ("exception", "RuntimeError: SystemExit: 7")
+
+
+LOOPS = """
+import asyncio
+from tenfold.tools.executor import LocalExecutor
+from tenfold.tools.tool import Tool
+
+def loop():
+    while True:
+        pass
+
+print(asyncio.run(LocalExecutor(timeout=0.3).run(Tool(name="loop", fn=loop), {})).kind)
+"""
+
+
+def test_a_tool_that_never_ends_does_not_keep_the_process_from_ending() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOOPS], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "timeout\n"), ended.stderr
+
+
 def test_results_as_text() -> None:
     assert shown({"a": [1, "é"]}) == '{"a": [1, "é"]}'
     assert shown("\ud800") == "?"

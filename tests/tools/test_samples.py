@@ -94,11 +94,26 @@ def test_settings_that_are_refused(options: dict, message: str) -> None:
         ToolSampler("random", tools=POOL[:5]).sample("tool0", False)
 
 
+def test_two_tools_of_one_name_are_named() -> None:
+    with pytest.raises(ValueError, match="got two named 'tool3'"):
+        ToolSampler(tools=[*POOL, POOL[3]])
+
+
+def test_calls_that_do_not_fit_their_signature_are_kept_and_counted() -> None:
+    calls = ["f(a='x')", "f()", "f(b=1)", "f(a='x', b=1)", "f(a=3)"]
+    row = {"api_name": "f", "description_for_human": "d", "api_function": "f(a: str)", "example": [{"query": call, "call": call} for call in calls]}  # fmt: skip
+    report = BuildReport()
+    samples = build_samples([row], [], call_ratio=1, sampler=ToolSampler("random", k=1), report=report)
+    assert len(samples) == 5 and not report.dropped
+    assert report.unfit == {"missing_arg": 1, "unknown_arg": 2}
+
+
 def test_building_from_the_catalogue(deer: DeerData) -> None:
     report = BuildReport()
     samples = build_samples(deer.train, deer.nosearch_train, sampler=ToolSampler(mode="random"), report=report)
     assert report.dropped == {"parse": 91}
     assert report.kept == {"call": 4675, "no_call": 3118, "no_search": 409}
+    assert report.unfit == {"missing_arg": 99, "unknown_arg": 28}
     unseen = {each.tool.name for each in deer.unseen}
     shown = {name for sample in samples for name in (*sample.names, sample.target)}
     assert not unseen & shown

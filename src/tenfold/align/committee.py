@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenfold.align.judge import Comparison, Judge, level_of
@@ -114,7 +114,7 @@ def ask_committee(
         tokenizer: of all of them.
         tasks: the prompts.
         k: responses a member.
-        sampling: how they are drawn; every member has the same seed.
+        sampling: how they are drawn; a seed and the member's name make its own, or members that hardly differ would say the same.
         keep: folder that takes every finished draw, a file a member; the same call after a kill repeats none of them.
     """
     names = [member.name for member in members]
@@ -123,12 +123,23 @@ def ask_committee(
     prompts = [task.messages for task in tasks]
     said = [
         respond(
-            member.model, tokenizer, prompts, k, sampling, keep=keep and keep / f"{checked_name(member.name)}.jsonl"
+            member.model,
+            tokenizer,
+            prompts,
+            k,
+            _own(sampling, member.name),
+            keep=keep and keep / f"{checked_name(member.name)}.jsonl",
         )
         for member in members
     ]
     responses = [[response for group in by_member for response in group] for by_member in zip(*said, strict=True)]
     return Answers(tasks, responses, [name for name in names for _ in range(k)])
+
+
+def _own(sampling: Sampling, name: str) -> Sampling:
+    if sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=random.Random(f"{sampling.seed}/{name}").getrandbits(31))
 
 
 def distil(answers: Answers, scorer: Scorer, *, teacher: str | None = None) -> Distilled:

@@ -160,7 +160,10 @@ def _is_main() -> bool:
 
 def _claim_line(claim: Claim) -> str:
     simulated = ", simulator" if claim.simulator else ""
-    return f"  {claim.name}: {claim.value:.4g} against {claim.baseline:.4g} ({claim.verdict}{simulated})"
+    side = ""
+    if claim.holds is None:
+        side = ", even" if claim.margin == 0 else ", ahead" if claim.ahead else ", behind"
+    return f"  {claim.name}: {claim.value:.4g} against {claim.baseline:.4g} ({claim.verdict}{side}{simulated})"
 
 
 def _overview(recipe: Recipe, module: ModuleType) -> str:

@@ -32,6 +32,19 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(130)
 
 
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that what is done can be saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 class Interrupt:
     """Within the context the first Ctrl-C only sets `requested`; the second one raises at once.
 

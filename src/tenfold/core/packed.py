@@ -65,7 +65,10 @@ def lines(path: Path, *, encoding: str = "utf-8", longest: int = LONGEST_LINE) -
                     raise UserError(f"{path}:{number}: the line is longer than {longest} characters; is this a text?")
                 yield line
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 after line {number} ({error.reason}); convert it first") from error
+            # The file is read ahead: lines between the last one given and the fault were not given yet.
+            ahead = error.object[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            number += 1 + ahead.count(b"\n")
+            raise UserError(f"{path} is not UTF-8 at line {number} ({error.reason}); convert it first") from error
 
 
 @contextmanager

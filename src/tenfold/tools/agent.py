@@ -76,6 +76,18 @@ class StepLimitError(Exception):
     """As many replies as an episode may have, and no answer."""
 
 
+class EpisodeInterrupted(KeyboardInterrupt):
+    """Ctrl-C within an episode.
+
+    Args:
+        trace: what was done until then.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__("the episode was interrupted")
+        self.trace = trace
+
+
 class DecisionAgent:
     """Answers queries with the tools of a registry; no call that was not checked is ever carried out.
 
@@ -115,22 +127,35 @@ class DecisionAgent:
         self.constrained = constrained
 
     def run(self, query: str) -> Trace:
-        """Answer one query, from plain code."""
+        """Answer one query, from plain code.
+
+        Raises:
+            EpisodeInterrupted: Ctrl-C; it has the trace so far.
+        """
         from tenfold.text.chat import run_sync
 
-        return run_sync(self.arun(query))
+        episode, begun = _Episode(self, query), time.perf_counter()
+        try:
+            return run_sync(self._played(episode, begun))
+        except KeyboardInterrupt:
+            stop = Error("Interrupted", "the user ended the episode", final=True)
+            raise EpisodeInterrupted(self._trace(episode, begun, stop)) from None
 
     async def arun(self, query: str) -> Trace:
         """Answer one query; whatever goes wrong stands in the trace as a typed event, and nothing is raised."""
-        episode = _Episode(self, query)
-        begun = time.perf_counter()
+        return await self._played(_Episode(self, query), time.perf_counter())
+
+    async def _played(self, episode: _Episode, begun: float) -> Trace:
         try:
             await episode.play()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - models, endpoints and retrievers fail in every way
             episode.events.append(Error(type(error).__name__, " ".join(str(error).split())[:500], final=True))
-        trace = Trace(query, self.speaker.name, tuple(episode.events), tuple(episode.said), episode.prompt, episode.completion, time.perf_counter() - begun)  # fmt: skip
+        return self._trace(episode, begun)
+
+    def _trace(self, episode: _Episode, begun: float, *last: Event) -> Trace:
+        trace = Trace(episode.query, self.speaker.name, (*episode.events, *last), tuple(episode.said), episode.prompt, episode.completion, time.perf_counter() - begun)  # fmt: skip
         hidden: Trace = without_secrets(trace, (*secrets_of(), *self.policy.secrets))
         return hidden
 

@@ -16,7 +16,7 @@ from tenfold.lm.tasks import read_lines
 from tenfold.tools.calls import Call, CallError, NotLiteralError, parse_call
 from tenfold.tools.samples import Candidate, DecisionSample, ToolExamples
 from tenfold.tools.signatures import SignatureError, parse_signature
-from tenfold.tools.tool import Tool
+from tenfold.tools.tool import Tool, check_name
 
 FOLDER = "09-deer"
 BFCL = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
@@ -108,6 +108,7 @@ def _check_row(row: Any) -> None:
     for name in ("api_name", "description_for_human", "api_function"):
         if not isinstance(row[name], str):
             raise ValueError(f"{name}: got {type(row[name]).__name__}, need text")
+    check_name(row["api_name"])
     pairs = row.get("example", ())
     if not isinstance(pairs, list | tuple) or not all(isinstance(each, Mapping) for each in pairs):
         raise ValueError("example: need a list of objects with query and call")
@@ -247,6 +248,8 @@ def _file(name: str, root: str | Path | None) -> Path:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, need a file")
     if not path.is_file():
         raise UserError(f"file not found: {path}")
     if path.suffix == ".json":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import os
@@ -11,8 +12,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +40,8 @@ class LocalExecutor:
     """Runs a tool's function in this process, plain ones on a thread: for tools that are trusted.
 
     Args:
-        timeout: seconds after which the result is a timeout. A plain function cannot be stopped: it runs on, unheard.
+        timeout: seconds after which the result is a timeout. A plain function cannot be stopped: it runs on, unheard, until
+            this process ends. An async function that never awaits holds up everything.
     """
 
     def __init__(self, timeout: float = 60.0) -> None:
@@ -69,8 +73,35 @@ class McpFailure(str):
 async def _called(function: Any, arguments: Mapping[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         return await function(**arguments)
-    value = await asyncio.to_thread(function, **arguments)
+    value = await _on_a_thread(function, arguments)
     return await value if inspect.isawaitable(value) else value
+
+
+async def _on_a_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Like `asyncio.to_thread`, but a function that never ends does not keep the process from ending."""
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    outcome: asyncio.Future[tuple[Any, Exception | None]] = loop.create_future()
+
+    def settle(value: Any, error: Exception | None) -> None:
+        if not outcome.done():
+            outcome.set_result((value, error))
+
+    def work() -> None:
+        value, failure = None, None
+        try:
+            value = context.run(function, **arguments)
+        except Exception as error:  # noqa: BLE001 - a tool may fail in every way
+            failure = error
+        except BaseException as error:  # noqa: BLE001 - a tool that leaves ends its own call, not this process
+            failure = RuntimeError(f"{type(error).__name__}: {error}")
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, value, failure)
+
+    threading.Thread(target=work, name="tenfold tool", daemon=True).start()
+    value, error = await outcome
+    if error is not None:
+        raise error
+    return value
 
 
 def shown(value: Any) -> str:

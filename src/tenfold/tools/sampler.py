@@ -86,8 +86,8 @@ class ToolSampler:
     def fit(self, tools: Sequence[Tool]) -> ToolSampler:
         """Take a pool; clusters are made when they are first needed."""
         names = [tool.name for tool in tools]
-        if len(set(names)) < len(names):
-            raise ValueError("tools: got two of one name, need different names")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"tools: got two named {twice[0]!r}, need different names")
         if self.k > len(tools):
             raise ValueError(f"k: got {self.k} candidates of a pool of {len(tools)}, need at most as many")
         self.tools = list(tools)

@@ -136,10 +136,12 @@ class BuildReport:
     Args:
         kept: samples by branch.
         dropped: pairs by the reason: parse (Python cannot read the call), name (of another tool).
+        unfit: pairs that were kept though their call does not fit the tool's signature: unknown_arg, missing_arg.
     """
 
     kept: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    unfit: Counter[str] = field(default_factory=Counter)
 
 
 def build_samples(
@@ -204,6 +206,8 @@ def _pairs(entries: Sequence[ToolExamples], report: BuildReport) -> list[tuple[T
             if call.name != entry.tool.name:
                 report.dropped["name"] += 1
                 continue
+            codes = {issue.code for issue in entry.tool.issues(call.arguments)}
+            report.unfit.update([code for code in ("unknown_arg", "missing_arg") if code in codes][:1])
             pairs.append((entry.tool, query, call))
     return pairs
 

@@ -16,7 +16,7 @@ from typing import Any
 from tenfold.core.config import read_json
 from tenfold.core.errors import UserError
 from tenfold.tools.mcp_client import McpSession
-from tenfold.tools.tool import ToolRegistry
+from tenfold.tools.tool import UNMARKED, Tool, ToolRegistry
 
 MCP, OPENAPI = "mcp:", "openapi:"
 _LARGEST = 8 << 20  # bytes of a document that is fetched
@@ -29,7 +29,8 @@ def open_tools(place: str) -> Iterator[ToolRegistry]:
     Args:
         place: `mcp:COMMAND` or `mcp:URL`; the URL or file of an OpenAPI document (`openapi:` may stand before it); a JSON
             file of OpenAI's, Anthropic's or MCP's tools, or of signatures; JSON Lines of ToolDEER's catalogue; a Python
-            file, whose public functions with a docstring are the tools.
+            file, whose public functions with a docstring are the tools. A function whose attribute `side_effects` is True
+            changes something; one that has no such attribute is tagged "unmarked".
     Raises:
         UserError: nothing there, or nothing that has tools.
     """
@@ -104,7 +105,11 @@ def _functions(path: Path) -> ToolRegistry:
     own = [each for name, each in vars(module).items() if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_") and each.__doc__]  # fmt: skip
     if not own:
         raise UserError(f"--tools: {path} has no public function with a docstring")
-    return ToolRegistry.from_functions(own)
+    tools: list[Tool] = []
+    for function in own:
+        marked = isinstance(getattr(function, "side_effects", None), bool)
+        tools += ToolRegistry.from_functions([function], tags=() if marked else (UNMARKED,))
+    return ToolRegistry(tools)
 
 
 def _fetched(url: str) -> Any:

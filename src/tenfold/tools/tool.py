@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -17,7 +18,9 @@ from tenfold.tools.schemas import Issue, JSONSchema, check_schema, from_bfcl, is
 from tenfold.tools.signatures import of_function, parse_signature, write_signature
 
 SIDE_EFFECT = "side-effect"  # the tag of tools that change something outside
+UNMARKED = "unmarked"  # the tag of Python functions of a user's file that do not say whether they change something
 _LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _EMPTY: JSONSchema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 
 
@@ -75,7 +78,8 @@ class ToolRegistry:
     """Tools by name, in order.
 
     Raises:
-        ValueError: two tools of one name, or of names that become one where only letters, digits, _ and - are allowed.
+        ValueError: two tools of one name, or of names that become one where only letters, digits, _ and - are allowed; a name
+            with control characters.
     """
 
     def __init__(self, tools: Iterable[Tool] = ()) -> None:
@@ -95,6 +99,7 @@ class ToolRegistry:
 
     def add(self, tool: Tool) -> Tool:
         """Add a tool at the end."""
+        check_name(tool.name)
         if tool.name in self._tools:
             raise ValueError(f"tool {tool.name!r}: got two of this name, need one")
         alias = alias_of(tool.name)
@@ -151,6 +156,8 @@ class ToolRegistry:
     def from_functions(cls, functions: Iterable[Callable[..., Any]], *, tags: Sequence[str] = ()) -> ToolRegistry:
         """Python functions: schema from their type hints, texts from their docstrings (`Args:`).
 
+        A function with the attribute `side_effects = True` is tagged as one that changes something.
+
         Args:
             functions: plain or async.
             tags: of all of them.
@@ -158,7 +165,8 @@ class ToolRegistry:
         tools = []
         for function in functions:
             signature, about, _ = of_function(function)
-            tools.append(Tool(name=signature.name, description=about, parameters=signature.parameters, returns=signature.returns, fn=function, source="function", tags=tuple(tags)))  # fmt: skip
+            marks = (SIDE_EFFECT,) if getattr(function, "side_effects", False) is True and SIDE_EFFECT not in tags else ()  # fmt: skip
+            tools.append(Tool(name=signature.name, description=about, parameters=signature.parameters, returns=signature.returns, fn=function, source="function", tags=(*tags, *marks)))  # fmt: skip
         return cls(tools)
 
     @classmethod
@@ -243,6 +251,15 @@ class UnknownToolError(UserError):
         hint = f" (near: {', '.join(near)})" if near else ""
         super().__init__(f"tool {name[:64]!r}: not among the {len(names)} offered{hint}")
         self.name, self.near = name, near
+
+
+def check_name(name: str) -> None:
+    """UserError where a name holds what steers a terminal, breaks lines or turns the direction of writing."""
+    for character in name:
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in _TURNING:  # fmt: skip
+            raise UserError(
+                f"tool {name[:64]!r}: got the control character U+{ord(character):04X} in its name; rename it"
+            )
 
 
 def alias_of(name: str) -> str:

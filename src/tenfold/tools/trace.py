@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote, quote_plus
 
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, to_json
@@ -188,9 +190,32 @@ def secrets_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     return tuple(value for name, value in environment.items() if _SECRET.search(name) and len(value) >= 6)
 
 
+def written_forms(secret: str) -> set[str]:
+    """A secret as it stands, and as JSON, Python, addresses and web pages write it, also one within the other.
+
+    Other forms (base64, a hash, one letter a line) are not found.
+    """
+    found = {secret}
+    for _ in range(2):  # a tool's own JSON is text of the JSON that the model is shown
+        found |= {form for text in found for form in _escaped(text)}
+    return found
+
+
+def _escaped(text: str) -> Iterator[str]:
+    yield " ".join(text.split())  # messages of errors are one line
+    for ascii_only in (True, False):
+        inner = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield from (inner, inner.replace("/", "\\/"))
+    yield from (repr(text)[1:-1], ascii(text)[1:-1])
+    for url in (*(quote(text, safe, errors="replace") for safe in ("", "/", "!~*'()")), quote_plus(text, errors="replace")):  # fmt: skip
+        yield from (url, re.sub("%..", lambda code: code[0].lower(), url))
+    page = html.escape(text)
+    yield from (page, html.escape(text, quote=False), page.replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))
+
+
 def without_secrets(value: Any, secrets: Iterable[str]) -> Any:
-    """A copy of JSON data in which no text holds one of the secrets."""
-    hidden = sorted({each for each in secrets if each}, key=len, reverse=True)
+    """A copy of JSON data in which no text holds one of the secrets, as it is or as `written_forms` has it."""
+    hidden = sorted({form for each in secrets if each for form in written_forms(each)}, key=len, reverse=True)
 
     def cleaned(part: Any) -> Any:
         if isinstance(part, str):

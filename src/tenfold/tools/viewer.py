@@ -90,12 +90,12 @@ form { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
 <form id="filters">
 <label>end <select name="end"><option value="">all</option>{% for end in ends %}<option>{{ end }}</option>{% endfor %}</select></label>
 <label>word <input name="word" type="search"></label>
-<output name="count">{{ episodes | length }} episodes</output>
+<output name="count">{{ episodes | length }} episode{{ "s" if episodes | length != 1 }}</output>
 </form>
 {% for episode in episodes %}
 <article class="episode" data-end="{{ episode.end }}">
 <h2>{{ episode.trace.query }} <span class="mark note">{{ episode.end }}</span></h2>
-<p class="soft">{{ episode.trace.model }}, {{ episode.trace.steps }} replies, {{ episode.trace.prompt }} + {{ episode.trace.completion }} tokens, {{ "%.2f" | format(episode.trace.seconds) }} s</p>
+<p class="soft">{{ episode.trace.model }}, {{ episode.trace.steps }} repl{{ "ies" if episode.trace.steps != 1 else "y" }}, {{ episode.trace.prompt }} + {{ episode.trace.completion }} tokens, {{ "%.2f" | format(episode.trace.seconds) }} s</p>
 {% for line in episode.lines %}
 <div class="event {{ line.kind }}"><span class="soft">{{ line.title }}</span><span class="text">{% for text, chosen, note in line.chips %}<span class="chip{{ " chosen" if chosen }}">{{ text }}{% if note %} <span class="soft">{{ note }}</span>{% endif %}</span>{% endfor %}{{ line.text }}</span></div>
 {% endfor %}
@@ -113,7 +113,7 @@ form.addEventListener("input", () => {
     episode.hidden = !shown;
     count += shown;
   }
-  form.count.value = `${count} episodes`;
+  form.count.value = `${count} episode${count === 1 ? "" : "s"}`;
 });
 </script>
 {% endblock %}

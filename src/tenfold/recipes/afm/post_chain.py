@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,12 @@ from tenfold.recipes.afm.config import Config
 from tenfold.recipes.afm.corpus import Corpus, open_corpus, windows
 from tenfold.recipes.afm.findings import Row
 from tenfold.recipes.afm.opening import ADAPTERS, RECOVERY
-from tenfold.recipes.afm.post_config import MDLOO, Post
+from tenfold.recipes.afm.post_config import MDLOO, Algorithm, Post
 from tenfold.recipes.afm.safety_set import SafetySet, counts
 from tenfold.recipes.afm.teaching import Taught, itec_rounds
 
-START, ALIGNED, SMALL = "context", ("rs", "dpo", "mdloo"), "compressed"
+START, SMALL = "context", "compressed"
+ALIGNED: tuple[Algorithm, ...] = ("rs", "dpo", "mdloo")
 
 
 def align_one(config: Config, run_path: str, seed: int) -> list[Row]:
@@ -55,7 +56,8 @@ class _Chain:
         self.corpus: Corpus = replace(open_corpus(run.path / "corpus"), foreign=None)
         self.tokenizer = self.corpus.tokenizer
         # Answers of a round and of the online methods, then pairs to judge the reward model on.
-        count = max(self.post.mdloo.iterations * self.post.mdloo.prompts, self.post.dpo.prompts)
+        itec = self.post.itec.rounds * self.post.itec.prompts if self.post.committee else 0
+        count = max(self.post.mdloo.iterations * self.post.mdloo.prompts, self.post.dpo.prompts, itec)
         tasks = material.find_tasks(material.TOY, self.post.toy, count + self.post.toy.held_out, seed)
         self.safety = SafetySet.of(self.post.safety, seed)
         # A request and its answer must fit the rows of whatever learns from them.
@@ -82,7 +84,7 @@ class _Chain:
             scorer = reward_scorer(reward)
             rows.append(reward_row)
         best = rejection_samples(answers, scorer(learned, answers))
-        aligned = {
+        aligned: dict[str, Decoder] = {
             "rs": self.made("rs", sft, partial(self.distilled, samples=best)),
             "dpo": self.made("dpo", sft, partial(self.preferred, preferences=pairs)),
             "mdloo": self.made("mdloo", sft, partial(self.rewarded, how=post.mdloo)),
@@ -92,7 +94,7 @@ class _Chain:
             aligned[f"mdloo-{rival}"] = self.made(f"mdloo-{rival}", sft, partial(self.rewarded, how=how))
         rows += [self.row(name, model) for name, model in aligned.items()]
         if post.committee:
-            taught = self.committee(sft)
+            taught = self.committee(sft, {name: aligned[name] for name in ALIGNED})
             rows += [self.committee_row(each) for each in taught]
 
         chosen = max(ALIGNED, key=lambda name: next(row["dev accuracy"] for row in rows if row["name"] == name))
@@ -167,7 +169,7 @@ class _Chain:
 
         tuning.reinforce(how, self.run, job, model, reference, self.tokenizer, tasks, verify, self.seed, bar=False)
 
-    def committee(self, sft: Decoder) -> list[Taught]:
+    def committee(self, sft: Decoder, aligned: Mapping[Algorithm, Decoder]) -> list[Taught]:
         name = f"itec-seed{self.seed}"
         return itec_rounds(
             self.post.itec,
@@ -177,6 +179,7 @@ class _Chain:
             self.tokenizer,
             self.tasks,
             self.seed,
+            others=aligned,
             draws=self.post.toy.draws,
             bar=False,
         )

@@ -64,6 +64,7 @@ def _small_post(
     answered: DPO,
     mdloo: MDLOO,
     itec: int,
+    asked: int,
     judged: int,
     lora: int,
 ) -> Post:
@@ -76,7 +77,7 @@ def _small_post(
         sft: steps of fine-tuning; `tuned`: of everything that goes on from there.
         answered: prompts, answers and pairs of DPO.
         mdloo: of the online method.
-        itec: rounds.
+        itec: rounds; `asked`: prompts of each.
         judged: steps of each round's reward model.
         lora: steps of an adapter.
     """
@@ -99,12 +100,12 @@ def _small_post(
         itec=ITeC(
             max_tokens=how.max_tokens,
             rounds=itec,
-            prompts=answered.prompts // 2,
+            prompts=asked,
             pairs=16,
             rs=again,
             dpo=pairs,
             mdloo=brief,
-            reward=replace(reward, steps=judged),
+            reward=replace(reward, steps=judged, lr=1e-3),
         ),
         compression=Compression(PaletteConfig(target_bpw=4.7, bins=1024), calibration=512, recovery=adapter),
         adapter=adapter,
@@ -131,7 +132,8 @@ _LAPTOP = Config(
             answered=DPO(prompts=192, k=8, pairs=4),
             mdloo=MDLOO(max_tokens=24, iterations=40, prompts=32, k=8, rows=128, passes=1, lr=3e-4),
             itec=2,
-            judged=300,
+            asked=1000,
+            judged=1500,
             lora=150,
         ),
         seeds=3,
@@ -156,6 +158,7 @@ PRESETS: dict[str, Config] = {
                 answered=DPO(prompts=12, k=4, pairs=2),
                 mdloo=MDLOO(max_tokens=8, iterations=2, prompts=8, k=4, rows=32, passes=1, lr=3e-4),
                 itec=1,
+                asked=6,
                 judged=10,
                 lora=8,
             ),

@@ -6,7 +6,7 @@ Source: Gunter et al. 2024, arXiv 2407.21075, iTeC and committee distillation.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, cast
@@ -65,6 +65,7 @@ def itec_rounds(
     tasks: material.Tasks,
     seed: int,
     *,
+    others: Mapping[Algorithm, Decoder] | None = None,
     draws: int = 4,
     bar: bool = True,
 ) -> list[Taught]:
@@ -76,15 +77,18 @@ def itec_rounds(
         settings: of the rounds and the algorithms.
         run: takes answers, checkpoints, and every trained model under models/.
         name: of these rounds in the run.
-        start: the first member.
+        start: the first member; reward models go on from it.
         tokenizer: of all.
         tasks: learned ones are shared out over the rounds.
         seed: of everything.
+        others: models that the algorithms made of it before, members of the first committee, too.
         draws: answers to a held-out task that a member is scored by, and groups of them that are picked from.
         bar: whether to show progress.
     """
     rounds = _Rounds(settings, run, name, start, tokenizer, tasks, seed, draws, bar)
     committee = [Member("start", "sft", 0, start, rounds.score("start", start))]
+    for algorithm, model in (others or {}).items():
+        committee.append(Member(f"{algorithm}-0", algorithm, 0, model, rounds.score(f"{algorithm}-0", model)))
     taught = []
     for number in range(1, settings.rounds + 1):
         one, committee = rounds.play(number, committee)

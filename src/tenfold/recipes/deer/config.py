@@ -55,6 +55,7 @@ class Candidates:
         call_ratio: share of the queries whose tool is among them.
         ratio: shares of random, one cluster, several clusters in the mix.
         n_clusters: of k-means.
+        draws: times that the samples are built, each with candidates drawn anew; with fixed ones all are alike.
         embed: what tools are clustered by: "tfidf-svd", or a sentence encoder's name or folder.
     """
 
@@ -62,12 +63,14 @@ class Candidates:
     call_ratio: float = 0.6
     ratio: tuple[float, float, float] = (0.4, 0.2, 0.4)
     n_clusters: int = 30
+    draws: int = 1
     embed: str = "tfidf-svd"
 
     def __post_init__(self) -> None:
         need("k", self.k, 1)
         need("call_ratio", self.call_ratio, 0, 1)
         need("n_clusters", self.n_clusters, 1)
+        need("draws", self.draws, 1)
 
 
 @dataclass(frozen=True)

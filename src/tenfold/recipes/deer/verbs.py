@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import sys
-import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.core.config import from_json, need
-from tenfold.core.errors import UserError
+from tenfold.core.errors import UserError, printable
+from tenfold.core.interrupt import terminated_as_interrupted
 from tenfold.core.run import Run
 from tenfold.recipes.deer import learners
 from tenfold.recipes.deer.config import Config
 from tenfold.recipes.deer.experiment import FIELDS, FLOORS, model_folder
 from tenfold.recipes.deer.reporting import report as write_report
+from tenfold.recipes.deer.terminal import APPROVE, counts, print_episode
 from tenfold.text.chat import complete_all
 from tenfold.text.endpoint import EndpointChatModel
 from tenfold.text.messages import ChatModel, Message, Sampling
-from tenfold.tools.agent import DecisionAgent, Policy
+from tenfold.tools.agent import DecisionAgent, EpisodeInterrupted, Policy
 from tenfold.tools.ast_match import ast_match
 from tenfold.tools.data import BFCL, BfclItem, bfcl_items, load, read_tools
 from tenfold.tools.decider import ChatDecider
@@ -32,8 +36,7 @@ from tenfold.tools.pipeline import SamplePipeline
 from tenfold.tools.sampler import Mode, ToolSampler
 from tenfold.tools.samples import BuildReport, build_samples
 from tenfold.tools.sources import open_tools
-from tenfold.tools.tool import Tool, ToolRegistry
-from tenfold.tools.trace import Call, Candidates, Decision, Error, ToolResult, Trace
+from tenfold.tools.tool import SIDE_EFFECT, UNMARKED, Tool, ToolRegistry
 from tenfold.tools.viewer import view
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -67,20 +70,25 @@ def build(
         embed: what tools are clustered by: tfidf-svd, or a sentence encoder's name or folder.
         seed: of draws and order.
     """
-    if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"--out: {out} cannot be written: need a file in a folder that exists")
+    _may_write("--out", out, tools, general)
+    need("--k", k, 1)
+    need("--n-clusters", n_clusters, 1)
+    need("--call-ratio", call_ratio, 0, 1)
     if tools is None:
         data = load("deer")
         entries, queries = data.train, list(data.nosearch_train)
     else:
         entries, queries = read_tools(tools)[0], []
+    _check_pool([entry.tool for entry in entries], "the catalogue" if tools is None else str(tools), k, call_ratio)
     if general is not None:
         queries = _queries(general)
-    sampler, counts = ToolSampler(mode, k=k, n_clusters=n_clusters, seed=seed, embed=embed), BuildReport()
-    samples = build_samples(entries, queries, call_ratio=call_ratio, sampler=sampler, seed=seed, report=counts)
+    sampler, found = ToolSampler(mode, k=k, n_clusters=n_clusters, seed=seed, embed=embed), BuildReport()
+    samples = build_samples(entries, queries, call_ratio=call_ratio, sampler=sampler, seed=seed, report=found)
     export(samples, out, format)
-    print(f"{len(samples)} samples: {_counts(counts.kept)}")
-    print(f"dropped: {_counts(counts.dropped) or 'none'}; candidates filled from other clusters: {sum(sampler.report.filled.values())}")  # fmt: skip
+    print(f"{len(samples)} samples: {counts(found.kept)}")
+    print(f"dropped: {counts(found.dropped) or 'none'}; candidates filled from other clusters: {sum(sampler.report.filled.values())}")  # fmt: skip
+    if found.unfit:
+        print(f"kept, though their calls do not fit the tool's signature: {counts(found.unfit)}")
     print(out)
 
 
@@ -110,6 +118,7 @@ def generate(
     from tenfold.core.atomic import write_atomic
 
     need("--pairs", pairs, 1)
+    _may_write("--out", out, tools)
     with ExitStack() as stack:
         registry = stack.enter_context(open_tools(tools))
         speaker = stack.enter_context(_chat(model))
@@ -121,9 +130,9 @@ def generate(
     rows = [{"api_name": each.tool.extra.get("api_name", each.tool.name), "description_for_human": each.tool.description, "description_for_model": each.tool.description, "api_function": each.tool.signature, "example": [{"query": query, "call": call} for query, call in each.examples]} for each in found]  # fmt: skip
     write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     report = pipeline.report
-    print(f"{report.kept} pairs of {len(found)} tools kept; dropped: {_counts(report.dropped) or 'none'}")
+    print(f"{report.kept} pairs of {len(found)} tools kept; dropped: {counts(report.dropped) or 'none'}")
     for name, reason in report.failed.items():
-        print(f"no usable reply for {_plain(name)}: {_plain(reason)}")
+        print(f"no usable reply for {printable(name)}: {printable(reason)}")
     print(f"{report.calls} requests; {out}")
 
 
@@ -169,11 +178,13 @@ def eval_(
         sets = {"toolbench": list(data.toolbench), "toolcorpus": list(data.toolcorpus)}
     shown = learners.demonstrations(sets[next(iter(sets))], demonstrations)
     with _decider(model, shown) as decider:
+        if arguments and not isinstance(decider, ChatDecider):
+            raise UserError(f"--arguments: {model}: a ranker decides but cannot write calls; take a language model")
         for name, samples in sets.items():
             asked = [sample for sample in samples if sample not in shown][:limit]
             predictions, _ = learners.timed(decider, asked, arguments=arguments)
             figures = evaluate_decisions(asked, predictions, name_match="substring" if official else "equal", strict_official=official)  # fmt: skip
-            print(f"{_plain(name)}, {len(asked)} samples")
+            print(f"{printable(name)}, {len(asked)} samples")
             for metric in ("P_NoSearch", "P_Search", "P_DS", "P_NoCall", "P_Call", "P_DC"):
                 if figures["n"][metric]:
                     low, high = figures["ci95"][metric]
@@ -192,6 +203,7 @@ def agent(
     allow: tuple[str, ...] = (),
     approve: Literal["ask", "never", "always"] = "ask",
     sandbox: bool = False,
+    tool_timeout: float | None = None,
     trace: Path | None = None,
     html: Path | None = None,
 ) -> None:
@@ -204,33 +216,45 @@ def agent(
         k: candidates shown to the model.
         max_steps: replies of the model at most.
         allow: tools with side effects that need no asking.
-        approve: calls of other tools with side effects: ask at the terminal, never, or always.
+        approve: calls of other tools with side effects: ask at the terminal, never, or always. A Python function has side
+            effects where its file says `NAME.side_effects = True`. One whose file says nothing is run unasked, but not
+            with `never`, which runs only those whose file says `NAME.side_effects = False`.
         sandbox: run Python functions each in a confined process.
+        tool_timeout: seconds that a call may take; none: 60, in the sandbox 10.
         trace: a JSON file of the episode.
         html: a page of it.
     """
     if tools is None:
         raise UserError("--tools: need a file of tools, mcp:COMMAND, or the URL or file of an OpenAPI document")
-    for option, place in (("--trace", trace), ("--html", html)):
-        if place is not None and (place.is_dir() or not place.parent.is_dir()):
-            raise UserError(f"{option}: {place} cannot be written: need a file in a folder that exists")
+    need("--k", k, 1)
+    need("--max-steps", max_steps, 1)
+    need("--tool-timeout", tool_timeout, 0, above=True)
+    _may_write("--trace", trace, tools)
+    _may_write("--html", html, tools, trace)
     with ExitStack() as stack:
         registry = stack.enter_context(open_tools(tools))
         if unknown := [name for name in allow if name not in registry]:
             raise UserError(
-                f"--allow: no tool {_plain(unknown[0])}; there are {', '.join(map(_plain, registry.names[:12]))}"
+                f"--allow: no tool {printable(unknown[0])}; there are {', '.join(map(printable, registry.names[:12]))}"
             )
         speaker = stack.enter_context(_chat(model))
-        executor: Executor = SubprocessExecutor() if sandbox else LocalExecutor()
-        policy = Policy(approve=_APPROVE[approve], allow=frozenset(allow))
-        episode = DecisionAgent(speaker, registry, k=k, max_steps=max_steps, policy=policy, executor=executor).run(
-            query
-        )
-    _print(episode)
+        if approve == "never":
+            registry = ToolRegistry(tool.model_copy(update={"tags": (*tool.tags, SIDE_EFFECT)}) if UNMARKED in tool.tags else tool for tool in registry)  # fmt: skip
+        policy = Policy(approve=APPROVE[approve], allow=frozenset(allow))
+        answering = DecisionAgent(speaker, registry, k=k, max_steps=max_steps, policy=policy, executor=_executor(sandbox, tool_timeout))  # fmt: skip
+        interruption = None
+        try:
+            with terminated_as_interrupted():
+                episode = answering.run(query)
+        except EpisodeInterrupted as stop:  # what it did until then may be what it is interrupted for
+            episode, interruption = stop.trace, stop
+    print_episode(episode)
     if trace is not None:
         print(episode.save(trace))
     if html is not None:
         print(view(episode, html))
+    if interruption is not None:
+        raise interruption
     if episode.answer is None:
         raise UserError("the episode ended without an answer")
 
@@ -252,48 +276,47 @@ def report(run: Path, /) -> None:
     print(run / "report.html")
 
 
-def _ask(call: Call, tool: Tool) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    return input(f"{_plain(tool.name)} {_plain(str(call.arguments))}: run it? [y/N] ").strip().lower() in ("y", "yes")
+def _executor(sandbox: bool, timeout: float | None) -> Executor:
+    if not sandbox:
+        return LocalExecutor(60 if timeout is None else timeout)
+    timeout = 10 if timeout is None else timeout
+    return SubprocessExecutor(timeout, cpu_s=max(10, math.ceil(timeout)))
 
 
-_APPROVE: dict[str, Any] = {"ask": _ask, "never": None, "always": lambda call, tool: True}
+def _may_write(option: str, place: Path | None, *inputs: str | Path | None) -> None:
+    """UserError unless a file can be written there that is none of the inputs."""
+    if place is None:
+        return
+    if place.is_dir() or not place.parent.is_dir():
+        raise UserError(f"{option}: {place} cannot be written: need a file in a folder that exists")
+    for other in inputs:
+        if other is not None and (place == other or (os.path.exists(other) and place.exists() and place.samefile(other))):  # fmt: skip
+            raise UserError(f"{option}: {place} is another file of this command, which would be lost; name a new one")
 
 
-def _print(trace: Trace) -> None:
-    for event in trace.events:
-        if isinstance(event, Decision):
-            print(f"decision  {_plain(event.choice)}  (of {', '.join(map(_plain, event.choices))})")
-        elif isinstance(event, Candidates):
-            print(f"found     {', '.join(map(_plain, event.names)) or 'nothing'}")
-        elif isinstance(event, Call):
-            print(f"call      {_plain(event.name)} {_plain(str(event.arguments))}")
-        elif isinstance(event, ToolResult):
-            print(f"{'failed' if event.is_error else 'result':<9} {_plain(event.content)[:500]}")
-        elif isinstance(event, Error):
-            print(f"error     {event.type}: {_plain(event.message)}")
-        else:
-            print(f"answer    {_plain(event.text)}")
-
-
-def _plain(text: str) -> str:
-    """Foreign text as a terminal may show it."""
-    return "".join(c if c == " " or not unicodedata.category(c).startswith(("C", "Z")) else " " for c in text)
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+def _check_pool(tools: Sequence[Tool], where: str, k: int, call_ratio: float) -> None:
+    """UserError unless k candidates can be drawn from these tools, with the right one and without it."""
+    if not tools:
+        raise UserError(f"{where}: no tools")
+    if twice := [name for name, count in Counter(tool.name for tool in tools).items() if count > 1]:
+        raise UserError(f"{where}: two tools are named {printable(twice[0])!r}; rename or drop one")
+    most = len(tools) if call_ratio == 1 else len(tools) - 1  # without the right one there is one less
+    if k > most:
+        remedy = f"use --k {most} or fewer" if most else "give two or more, or --k 1 --call-ratio 1"
+        raise UserError(f"--k: got {k}: {where}: {len(tools)} tool{'s' if len(tools) != 1 else ''}; {remedy}")
 
 
 def _queries(path: Path) -> list[str]:
+    from tenfold.core import packed
     from tenfold.lm.tasks import read_lines
 
+    if path.is_dir():
+        raise UserError(f"--general: {path} is a folder, need a file")
     if not path.is_file():
         raise UserError(f"file not found: {path}")
     if path.suffix == ".jsonl":
         return [str(row["query"]) for _, row in read_lines(path) if "query" in row]
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [line.rstrip("\n") for line in packed.lines(path) if line.strip()]
 
 
 def _run_config(run: Run) -> Config:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tenfold.core import data as core_data
 from tenfold.core.errors import UserError
+from tenfold.core.fit import forward_seed
 from tenfold.recipes.deer.config import ArmName, Config
 from tenfold.tools.data import FOLDER, bfcl_items, load
 from tenfold.tools.sampler import Mode, ToolSampler
@@ -108,10 +109,12 @@ def training_samples(config: Config, world: World, arm: ArmName, seed: int) -> t
     mode: Mode | Literal["mix"] = "random" if arm == "fixed" or arm == "call_only" else arm
     embed = settings.embed if settings.embed == "tfidf-svd" else encoder(settings.embed)
     sampler = ToolSampler(mode, settings.ratio, settings.k, settings.n_clusters, seed, embed=embed)
-    report = BuildReport()
+    report, samples = BuildReport(), []
     ratio = 1.0 if arm == "call_only" else settings.call_ratio
     general = () if arm == "call_only" else world.general
-    samples = build_samples(world.train, general, call_ratio=ratio, sampler=sampler, seed=seed, report=report)
+    for draw in range(settings.draws):  # the sampler goes on to other candidates by itself
+        again = seed if draw == 0 else forward_seed(seed, draw, 2, 0)
+        samples += build_samples(world.train, general, call_ratio=ratio, sampler=sampler, seed=again, report=report)
     return (_fixed(samples, world, settings.k, seed) if arm == "fixed" else samples), report, sampler
 
 
