@@ -90,7 +90,9 @@ def test_the_local_model_tells_what_a_forward_pass_says(task: Task) -> None:
         session = Session(task, chat, chat)
         (found,) = run_sync(session.likelihoods([("sum", example)]))
         ids = chat.prompt(task.render("sum", example))
-    answer = [*tokenizer.encode(example.target), min(i for i in (tokenizer.end_id, tokenizer.eos_id) if i is not None)]
+    end = tokenizer.eos_id if tokenizer.end_id is None else tokenizer.end_id
+    assert end is not None
+    answer = [*tokenizer.encode(example.target), end]
     with torch.no_grad():
         logits = model(torch.tensor([[*ids, *answer]]))[0].log_softmax(-1)
     by_hand = sum(float(logits[len(ids) - 1 + i, token]) for i, token in enumerate(answer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def table(path: Path, text: str) -> Path:
 
 
 def test_tables_of_ones_own(tmp_path: Path) -> None:
-    csv = "frage,antwort\n" + "".join(f'"was ist {i}, bitte?",{i}\n' for i in range(20)) + '"was ist 3, bitte?",3\n'
-    task = load_table(table(tmp_path / "t.csv", csv), {"input": "frage", "target": "antwort"})
+    text = "frage,antwort\n" + "".join(f'"was ist {i}, bitte?",{i}\n' for i in range(20)) + '"was ist 3, bitte?",3\n'
+    task = load_table(table(tmp_path / "t.csv", text), {"input": "frage", "target": "antwort"})
     assert [len(task.split(s)) for s in SPLITS] == [8, 6, 6]
     again = load_table(tmp_path / "t.csv", {"input": "frage", "target": "antwort"}, seed=1)
     assert again.train != task.train
@@ -136,6 +137,16 @@ def test_tables_of_ones_own(tmp_path: Path) -> None:
         ("t.csv", "input,target,split\nq,a,dev\n", "t.csv:2: split: got 'dev'"),
         ("t.csv", "input,target\nq,a\nr,b\n", "2 different questions; need at least 3"),
         ("t.jsonl", "{broken", "t.jsonl:1: not JSON"),
+        ("t.jsonl", '{"input": "a\\u0000b", "target": "x"}', "t.jsonl:1: input: holds a null byte; remove it"),
+        ("t.csv", "input,target\nq,a\nr,b\ns,c\0\n", "t.csv:4: target: holds a null byte"),
+        ("t.csv", "input,target,split\nq,a,train\nr,b,train\ns,c,test\n", r"t\.csv: split: no row has val"),
+        ("t.csv", "id,input,target\n1,q,a\n2,r,b\n1,s,c\n", r"t\.csv:4: id: '1' stands in line 2 already"),
+        ("t.csv", 'input,target\nq,a\n"r,b\ns,c\nt,d\n', r"t\.csv:3: not CSV: .* begins in this line"),
+        (
+            "t.csv",
+            f"input,target\nq,a\n{'x' * 10_000_001},b\nr,c\n",
+            r"t\.csv:3: a cell of more than 10000000 characters",
+        ),
         ("t.xlsx", "x", "need .csv, .tsv or .jsonl"),
     ],
 )
@@ -151,3 +162,10 @@ def test_a_table_that_is_no_text_is_named(tmp_path: Path) -> None:
         load_table(tmp_path / "t.csv")
     with pytest.raises(UserError, match="file not found"):
         load_table(tmp_path / "absent.csv")
+
+
+def test_a_long_cell_is_read_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = "word " * 40_000  # more than the csv module's own limit
+    task = load_table(table(tmp_path / "t.csv", f"input,target\n{long}a,1\n{long}b,2\n{long}c,3\n"))
+    assert len(task.train[0].input) > 200_000 and csv.field_size_limit() == before

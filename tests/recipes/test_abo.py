@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tenfold.recipes.abo import EXPECTED, PRESETS, Config, check, train
 from tenfold.recipes.abo.config import Data, Models, Probes, Search
 from tenfold.recipes.abo.experiment import SELECTORS, one_stage, stage_names
 from tenfold.recipes.abo.findings import Scores, noise_of, reflection_table
+from tenfold.recipes.abo.option_names import in_options
 from tenfold.recipes.abo.searches import METHODS, open_task, options
 
 SMALL = Config(
@@ -199,8 +201,13 @@ def test_check_ends_with_one_where_the_model_got_worse(
     [
         (["--budget-calls", "50"], "it may take"),
         (["--budget-usd", "0.000001", "--target-price", "1", "1"], "it may cost"),
+        (["--calls", "40"], "no step fits: --calls is 40, need at least 80"),
+        (["--scorer", "regex:("], "--scorer: got '('"),
         (["--method", "abbo"], "did you mean abo?"),
-        (["--input-column", "frage"], "has no column 'frage'"),
+        (
+            ["--input-column", "frage"],
+            "has no column 'frage'; it has id, question, answer, split; map yours with --input-column NAME",
+        ),
         (["--start", "@absent.txt"], "file not found: absent.txt"),
         (["--scorer", "fuzzy"], "--scorer: got 'fuzzy'"),
         (["--start", "a\0b"], "holds a null byte at character 1"),
@@ -246,6 +253,96 @@ def test_compare_makes_a_run_of_its_own(table: Path, tmp_path: Path, capsys: pyt
     assert "report: " in said and "abo" in said
     (run,) = (tmp_path / "abo").iterdir()
     assert json.loads((run / "result.json").read_text())["claims"]
+
+
+def test_the_price_that_is_missing_is_named(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["abo", "plan", "--data", str(table), "--input-column", "question", "--target-column", "answer", "--target-model", "http://127.0.0.1:9/v1#m", "--start", "Answer."]  # fmt: skip
+    two = [*base, "--optimizer-model", "http://127.0.0.1:9/v1#n", "--target-price", "1", "2"]
+    assert main([*two, "--budget-usd", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "it will not start: --budget-usd needs --optimizer-price IN OUT (of n)" in said
+    assert "in dollars with --optimizer-price IN OUT (of n)" in said and "0.0000" not in said
+    assert main(base) == 0
+    assert "in dollars with --target-price IN OUT (of m)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["ape", "opro"])
+def test_where_a_step_is_said_to_fit_something_is_tried(method: str, table: Path, tmp_path: Path) -> None:
+    """APE's number of prompts leaves room for both looks at test."""
+    run = tmp_path / "run"
+    assert main([*asked(table, run), "--method", method]) == 0
+    result = Result.open(run)
+    assert any(c.op != "init" and c.scores for c in result.candidates) and not result.warnings()
+
+
+def test_a_run_that_is_not_finished_says_how_to_go_on(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(asked(table, run)) == 0
+    (run / "result.json").unlink()
+    for verb in ("check", "diagnose"):
+        assert main(["abo", verb, str(run)]) == 2
+        assert f"error: {run} is not finished; tenfold abo resume {run}" in capsys.readouterr().err
+
+
+def test_diagnose_prints_its_plan_and_keeps_to_a_budget(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(asked(table, run)) == 0
+    capsys.readouterr()
+    command = ["abo", "diagnose", str(run), "--reflections", "3", "--paraphrases", "2", "--repeats", "2"]
+    assert main([*command, "--budget-calls", "20"]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("plan: diagnose, at most 52 calls to the target and 12 to the optimizer")
+    assert "it may take 64 calls, --budget-calls is 20" in told.err and not (run / "probes").exists()
+    assert main([*command, "--budget-calls", "64"]) == 0
+
+
+def test_compare_plans_refuses_and_counts_seeds_honestly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["abo", "compare", "sim/navigate", "--target-model", "sim", "--methods", "given", "ape", "--seeds", "2", "--calls", "90", "--test", "30", "--val", "6", "--train", "6", "--reflections", "4", "--paraphrases", "2", "--runs-dir", str(tmp_path)]  # fmt: skip
+    assert main([*command, "--budget-calls", "100"]) == 2
+    told = capsys.readouterr()
+    assert "at most " in told.out and "--budget-calls is 100; give more, or lower --calls" in told.err
+    paid = [word if word != "sim" else "http://127.0.0.1:9/v1#m" for word in command]
+    assert main([*paid, "--budget-usd", "1"]) == 2
+    assert "--budget-usd needs a price of http://127.0.0.1:9/v1#m; give --target-price" in capsys.readouterr().err
+    assert main([*paid, "--budget-usd", "0.0001", "--target-price", "1", "1"]) == 2
+    assert "US dollars, --budget-usd is 0.0001" in capsys.readouterr().err
+    assert main(["abo", "compare", "nosuch.csv", "--target-model", "m", "--runs-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip() == "error: file not found: nosuch.csv"
+    assert not (tmp_path / "abo").exists()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    most = [int(word) for word in re.findall(r"at most (\d+) calls to the target and (\d+)", said)[0]]
+    (run,) = (tmp_path / "abo").iterdir()
+    assert f"tenfold abo resume {run}" in said and "95 % of all items, seeds not counted" in said
+    rows = [json.loads(file.read_text()) for file in (run / "stages").glob("search*.json")]
+    assert (
+        sum(row["target_calls"] for row in rows) <= most[0] and sum(row["optimizer_calls"] for row in rows) <= most[1]
+    )
+    claims = json.loads((run / "result.json").read_text())["claims"]
+    assert claims and all("seeds are not counted" in claim["how"] for claim in claims)
+    assert not any("recovered" in claim["name"] or "prior bias" in claim["name"] for claim in claims)
+    before = (run / "tables" / "scores.json").read_bytes()
+    next((run / "stages").glob("search*ape*.json")).unlink()
+    assert main(["abo", "resume", str(run)]) == 0
+    assert (run / "tables" / "scores.json").read_bytes() == before
+
+
+def test_errors_name_options(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(asked(table, run)) == 0
+    assert main([*asked(table, run), "--seed", "1"]) == 2
+    assert "seed was 0, is 1; take another --out" in capsys.readouterr().err
+    assert main(["abo", "serve", "sim", "--faults", "3"]) == 2
+    assert "error: --faults: got 3.0, need at least 0, at most 1" in capsys.readouterr().err
+    assert (
+        in_options("budget: the next call could pass max_usd=1.0")
+        == "budget: the next call could pass --budget-usd=1.0"
+    )
+    assert in_options("max_tokens: got 0, need at least 1") == "max_tokens: got 0, need at least 1"
 
 
 def kill_and_resume(table: Path, folder: Path, kills: int) -> int:

@@ -134,7 +134,7 @@ class OPRO(PromptOptimizer):
         if tally.step == 0:
             tally.target += tally.new * rows
             return
-        tally.on_val = False
+        tally.on_val, tally.least = False, rows
         tally.new, tally.asks = self.settings.per_step, self.settings.per_step
         tally.target += tally.new * rows
         if tally.step % self.settings.eval_every == 0:

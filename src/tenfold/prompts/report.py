@@ -47,6 +47,8 @@ def write_report(result: Result, path: Path) -> Path:
             result=result,
             test=result.test,
             about=result.about,
+            warnings=result.warnings(),
+            curse=val_against_test(result.test["optimism"]),
             nodes=nodes,
             left=left,
             curve=_picture(result),
@@ -75,8 +77,19 @@ def curve_figure(result: Result) -> Figure:
             axes.axhline(score["mean"], color=colour, linestyle="--", linewidth=1.2, label=f"{name} on test, 95 %")
     axes.set(xlabel="requests to the target", ylabel="score", ylim=(0, 1.02))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     return figure
+
+
+def val_against_test(optimism: float | None) -> str | None:
+    """How far val was from test for the chosen prompt, in words."""
+    if optimism is None:
+        return None
+    if optimism > 0.0005:
+        return f"Val says {optimism:.3f} more than test for the chosen prompt (the winner's curse)"
+    if optimism < -0.0005:
+        return f"Val says {-optimism:.3f} less than test for the chosen prompt (chance: test was the easier split)"
+    return "Val and test agree for the chosen prompt"
 
 
 def _picture(result: Result) -> str:
@@ -236,7 +249,7 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 _PAGE = """{% extends "page.html" %}
 {% macro pieces(diff) %}{% for kind, text in diff %}{% if kind == "same" %}{{ text }}{% elif kind == "new" %}<ins>{{ text }}</ins>{% else %}<del>{{ text }}</del>{% endif %}{% endfor %}{% endmacro %}
-{% macro score(row) %}{% if row and row.mean is not none %}{{ row.mean | number }} <span class="soft inline">[{{ row.low | number }}, {{ row.high | number }}], {{ row.n }} examples</span>{% else %}–{% endif %}{% endmacro %}
+{% macro score(row) %}{% if row and row.mean is not none %}{{ "%.3g" | format(row.mean) }} <span class="soft inline">[{{ "%.3g" | format(row.low) }}, {{ "%.3g" | format(row.high) }}], {{ row.n }} examples</span>{% else %}–{% endif %}{% endmacro %}
 {% block content %}
 <style>
 .prompt { white-space: pre-wrap; overflow-wrap: anywhere; font: .9rem/1.5 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
@@ -253,23 +266,30 @@ del { background: var(--no-ground); color: var(--no); border-radius: .2rem; }
 <h1>{{ title }}</h1>
 <p class="soft">{{ about.description }} Target {{ about.target }}, optimizer {{ about.optimizer }}, seed {{ result.seed }}. {{ about.sizes.train }} examples to learn from, {{ about.sizes.val }} to choose by, {{ about.sizes.test }} to test on.</p>
 {% if about.simulator %}<p><span class="mark one">simulator</span> A simulated model took part: these figures say nothing about language models.</p>{% endif %}
-<p class="summary">
+{% for line in warnings %}<p><span class="mark no">warning</span> {{ line }}</p>
+{% endfor %}<p class="summary">
 {% if result.best.id == result.baseline.id %}No prompt was found that is better than the one given: test {{ score(test.best) }}.
 {% else %}On test the found prompt scores {{ score(test.best) }}, the best given one {{ score(test.baseline) }}{% if test.difference is not none %}: a difference of {{ "%+.3f" | format(test.difference) }}{% if test.p_value is not none %}, McNemar p = {{ "%.3g" | format(test.p_value) }}{% endif %}{% if test.ci95 %}, 95 % interval {{ "%+.3f" | format(test.ci95[0]) }} … {{ "%+.3f" | format(test.ci95[1]) }}{% endif %}{% endif %}.
 {% endif %}</p>
-<p class="soft">{% if test.optimism is not none %}Val says {{ "%+.3f" | format(test.optimism) }} more than test for the chosen prompt (the winner's curse). {% endif %}The search ended: {{ result.ended }}. Test was looked at {{ "once" if test.looks == 1 else "%d times, so it is no fair test any more" | format(test.looks) }}.</p>
+<p class="soft">{% if curse %}{{ curse }}. {% endif %}The search ended: {{ result.ended }}. Test was looked at {{ "once" if test.looks == 1 else "%d times, so it is no fair test any more" | format(test.looks) }}.</p>
 <h2>The prompt</h2>
 <div class="prompt" dir="auto">{{ result.best.text or "(no words: the question alone)" }}</div>
-<p class="soft">Candidate {{ result.best.id }}, about {{ test.prompt_tokens.best }} tokens (estimated){% if test.per_1000_prompt_tokens is not none %}; {{ test.per_1000_prompt_tokens | number }} of score per 1000 prompt tokens{% endif %}.</p>
+<p class="soft">Candidate {{ result.best.id }}, about {{ test.prompt_tokens.best }} tokens (estimated){% if test.per_1000_prompt_tokens is not none %}; {{ "%.3g" | format(test.per_1000_prompt_tokens) }} of score per 1000 prompt tokens{% endif %}.</p>
 {% if changed %}<details><summary>Word by word against the given prompt</summary><div class="prompt" dir="auto">{{ pieces(changed) }}</div></details>{% endif %}
-<h2>Curve</h2>
+{% if result.missed %}<h2>What the target got wrong</h2>
+<p class="soft">Under this prompt, on val and train; long texts lose their middle. Examples of test are never shown.</p>
+<div class="scroll" tabindex="0"><table>
+<tr><th>example</th><th class="wide">input</th><th class="wide">reply</th><th>read as the answer</th><th>expected</th></tr>
+{% for row in result.missed %}<tr><td>{{ row.split }}: {{ row.id | string | truncate(60) }}</td>{% for text in (row.input, row.reply, row.read, row.target) %}<td dir="auto" style="white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate">{% if text is none %}<span class="soft inline">nothing could be read</span>{% else %}{{ text }}{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endif %}<h2>Curve</h2>
 <figure><img src="{{ curve }}" width="614" alt="best score on val over requests to the target"><figcaption>Bands: Wilson 95 % intervals on test.</figcaption></figure>
 <h2>Cost</h2>
 <div class="scroll" tabindex="0"><table>
 <tr><th>model</th><th class="n">requests</th><th class="n">prompt tokens</th><th class="n">reply tokens</th><th class="n">of them estimated</th></tr>
 {% for row in cost %}<tr><td>{{ row.side }}</td><td class="n">{{ row.calls | number }}</td><td class="n">{{ row.prompt_tokens | number }}</td><td class="n">{{ row.completion_tokens | number }}</td><td class="n">{{ row.estimated | number }}</td></tr>
 {% endfor %}</table></div>
-<p class="soft">{% if result.cost.usd is not none %}{{ "%.4f" | format(result.cost.usd) }} US dollars. {% endif %}Every request counts once; what further tries cost stands in bill.jsonl.</p>
+<p class="soft">{% if result.cost.usd %}{{ "%.3g" | format(result.cost.usd) if result.cost.usd < 1000 else "%.0f" | format(result.cost.usd) }} US dollars. {% endif %}Every request counts once; what further tries cost stands in bill.jsonl.</p>
 <h2>Diagnostics</h2>
 {% if diagnostics %}<div class="scroll" tabindex="0"><table>
 <tr><th>measure</th><th class="n">figure</th><th class="wide">what it means</th></tr>

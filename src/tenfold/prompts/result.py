@@ -16,7 +16,7 @@ from tenfold.core.statistics import mcnemar, paired_bootstrap
 from tenfold.prompts.candidates import Candidate, State
 from tenfold.prompts.diagnostics import of_run
 from tenfold.prompts.session import OutOfMeans, Session
-from tenfold.prompts.task import Task, pairs
+from tenfold.prompts.task import Split, Task, pairs
 from tenfold.text.chat import complete_all
 from tenfold.text.messages import ChatModel, Sampling, estimated_tokens
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05
 LEAST_BOOTSTRAP = 30
+MOST_MISSED, SHOWN = 5, 400  # examples that the report shows, characters of each text
+UNREADABLE = 0.5  # share of replies without an answer from which a result is headed by a warning
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Result:
         diagnostics: see `tenfold.prompts.diagnostics`.
         ended: why the search was over.
         about: the task and models in words: name, description, placement, scorer, models, whether they are simulators.
+        missed: a few examples of val and train, never of test, that the target gets wrong under the best prompt: split, id,
+            input, reply, what was read as its answer (None: nothing), and target.
     """
 
     method: str
@@ -56,15 +60,18 @@ class Result:
     diagnostics: dict[str, Any]
     ended: str
     about: dict[str, Any]
+    missed: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back."""
         plain = {
-            name: value for name, value in vars(self).items() if name not in ("best", "baseline", "candidates", "curve")
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("best", "baseline", "candidates", "curve", "missed")
         }
         tree = [candidate.to_json() for candidate in self.candidates]
         chosen = {"best": self.best.id, "best_prompt": self.best.text, "baseline": self.baseline.id}
-        return {**plain, **chosen, "curve": list(self.curve), "candidates": tree}
+        return {**plain, **chosen, "missed": list(self.missed), "curve": list(self.curve), "candidates": tree}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str = "result.json") -> Result:
@@ -82,10 +89,23 @@ class Result:
                 baseline=tree[data["baseline"]],
                 candidates=tree,
                 curve=tuple(data["curve"]),
+                missed=tuple(data.get("missed", ())),
                 **rest,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{where}: not the result of a prompt search ({type(error).__name__}: {error})") from None
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before the figures: nothing was tried, or replies could not be read."""
+        said = []
+        made = [candidate for candidate in self.candidates if candidate.op != "init"]
+        if self.ended != "all rounds done" and not any(c.scores.get("val") or c.scores.get("train") for c in made):
+            why = f"none of the {len(made)} proposals was a candidate" if made else "before any proposal was tried"
+            said.append(f"No new prompt was tried: {self.ended}, {why}.")
+        test = self.test["best"]
+        if test["n"] and test["format_errors"] >= UNREADABLE * test["n"]:
+            said.append(f"No answer could be read in {test['format_errors']} of {test['n']} replies of the target on test: the scores tell of its form, not of its knowledge.")  # fmt: skip
+        return said
 
     @classmethod
     def open(cls, folder: str | Path) -> Result:
@@ -216,7 +236,29 @@ async def make_result(search: PromptOptimizer, state: State) -> Result:
         of_run(session, state),
         state.ended or "",
         about(search, session),
+        tuple(_missed(session, best)),
     )
+
+
+def _missed(session: Session, best: Candidate) -> list[dict[str, Any]]:
+    """Where the best prompt fails on val, then on train, the beginning of every text, of a reply the end too."""
+    found: list[dict[str, Any]] = []
+    splits: tuple[Split, ...] = ("val", "train")
+    for split in splits:
+        rows = {example.id: example for example in session.task.split(split)}
+        for id, outcome in session.known(best, split).items():
+            if outcome.error is None and outcome.value < 1 and len(found) < MOST_MISSED:
+                texts = {"input": rows[id].input, "reply": outcome.text, "read": outcome.answer, "target": rows[id].target}  # fmt: skip
+                found.append({"split": split, "id": id, **{name: _cut(text) for name, text in texts.items()}})
+    return found
+
+
+def _cut(text: str | None) -> str | None:
+    """At most `SHOWN` characters, of a longer text its beginning and its end, where the answer stands."""
+    if text is None or len(text) <= SHOWN:
+        return text
+    half = SHOWN // 2
+    return f"{text[: half - 2]} … {text[1 - half :]}"
 
 
 async def _on_val(search: PromptOptimizer, session: Session, finalists: Sequence[Candidate]) -> np.ndarray:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import regex  # type: ignore[import-untyped]  # comes with transformers
 
 from tenfold.lm.options import MOST_LABELS, lettered_options
 from tenfold.prompts.answers import (
@@ -22,6 +26,8 @@ from tenfold.prompts.answers import (
 )
 from tenfold.prompts.examples import Example
 from tenfold.text.messages import ChatModel, Message, Sampling
+
+LONGEST_MATCH = 0.5  # seconds that a pattern may search one reply
 
 
 class Score(float):
@@ -102,8 +108,10 @@ class NumberMatch:
 class RegexMatch:
     """The last match of a pattern, its first group where it has one, equals the target.
 
+    A search that takes longer than `LONGEST_MATCH` is an error of the scorer: some patterns try ever more ways to match.
+
     Args:
-        pattern: a regular expression.
+        pattern: a regular expression, of Python's kind.
         target: compare with the target; else any match is right.
     """
 
@@ -112,16 +120,28 @@ class RegexMatch:
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.pattern)
-        except re.error as error:
+            _compiled(self.pattern)
+        except (re.error, regex.error) as error:
             raise ValueError(f"pattern: got {self.pattern!r}, need a regular expression: {error}") from None
 
     def __call__(self, example: Example, reply: str, /) -> Score:
-        found = list(re.finditer(self.pattern, reply))
+        try:
+            found = list(_compiled(self.pattern).finditer(reply, timeout=LONGEST_MATCH))
+        except TimeoutError:
+            raise TimeoutError(f"pattern {self.pattern!r:.80} took more than {LONGEST_MATCH:g} s on a reply of {len(reply)} characters; make it simpler") from None  # fmt: skip
         if not found:
             return Score(0.0, None, True)
         answer = found[-1].group(1 if found[-1].re.groups else 0) or ""
         return Score(float(not self.target or same_text(answer, example.target)), answer)
+
+
+@functools.cache
+def _compiled(pattern: str) -> Any:
+    """For `regex`, which can give up; patterns mean what they mean to `re`."""
+    with warnings.catch_warnings():  # of spellings that a later version may read differently
+        warnings.simplefilter("ignore", FutureWarning)
+        re.compile(pattern)
+        return regex.compile(pattern, regex.VERSION0)
 
 
 @dataclass(frozen=True)

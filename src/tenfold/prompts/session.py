@@ -168,8 +168,12 @@ class Session:
             asked = [(prompt, examples[id], self.task.render(prompt, examples[id])) for prompt, id in new]
             self._admit("target", [(messages, self._sampling) for *_, messages in asked])
             replies = await gather(self._target_reply(messages) for *_, messages in asked)
+            slow = 0
             for (prompt, example, messages), reply in zip(asked, replies, strict=True):
-                self._outcomes[prompt, example.id] = await self._scored(example, reply)
+                self._outcomes[prompt, example.id] = scored = await self._scored(example, reply)
+                slow += (scored.error or "").startswith("scorer: TimeoutError")
+                if slow > MOST_SCORER_ERRORS * len(pairs):  # the end is known; each more takes its time
+                    raise UserError(f"scorer: gave up on {slow} replies ({scored.error}), then resume")
                 if isinstance(reply, Reply):
                     self._count("target", messages, self._sampling, reply)
         found = [self._outcomes[prompt, example.id] for prompt, example in pairs]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +23,7 @@ from tenfold.prompts.task import SPLITS, Placement, Split, Task, is_answerable
 BBH = "10-abo/bbh"
 COT = "10-abo/cot-prompts"
 SHARES = (0.4, 0.3, 0.3)  # of a table without a column for the split
+LONGEST_CELL = 10_000_000  # characters
 
 # One sentence a task, for optimizers that start from a description.
 _DESCRIPTIONS = {
@@ -150,6 +152,7 @@ def load_table(
     has_split = names["split"] in have
     examples: dict[str, list[Example]] = {split: [] for split in (*SPLITS, "all")}
     seen: set[str] = set()
+    ids: dict[str, int] = {}
     for number, (line, row) in enumerate(rows):
         values = [row.get(names["input"]), row.get(names["target"])]
         if any(value is None or not str(value).strip() for value in values):
@@ -163,9 +166,24 @@ def load_table(
         if not has_split and asked in seen:
             continue
         seen.add(asked)
-        examples[where].append(Example(str(row.get(names["id"]) or f"row-{number + 1}"), asked, str(values[1]).strip()))
+        id = str(row.get(names["id"]) or f"row-{number + 1}")
+        if id in ids:
+            raise UserError(
+                f"{path}:{line}: {names['id']}: {id!r} stands in line {ids[id]} already; need different ids"
+            )
+        ids[id] = line
+        for name, text in (("input", asked), ("target", str(values[1])), ("id", id)):
+            if "\0" in text:
+                raise UserError(f"{path}:{line}: {names[name]}: holds a null byte; remove it")
+            if len(text) > LONGEST_CELL:
+                raise UserError(f"{path}:{line}: {names[name]}: {len(text)} characters, need {LONGEST_CELL} or fewer")
+        examples[where].append(Example(id, asked, str(values[1]).strip()))
     if not has_split:
         examples |= _divided(examples["all"], path, seed)
+    elif empty := [split for split in SPLITS if not examples[split]]:
+        raise UserError(
+            f"{path}: {names['split']}: no row has {empty[0]}, need at least one of train, val and test each"
+        )
     options: dict[str, Any] = {
         "scorer": scorer,
         "placement": placement,
@@ -191,16 +209,37 @@ def _table_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
         return list(read_lines(path))
     if path.suffix.lower() not in (".csv", ".tsv"):
         raise UserError(f"{path}: need .csv, .tsv or .jsonl")
+    with _long_cells():
+        return _csv_rows(path)
+
+
+def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    begun = 1  # line where the row begins that is being read
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             rows: list[tuple[int, Mapping[str, Any]]] = []
+            _ = reader.fieldnames
+            begun = reader.line_num + 1
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(f"{path}:{reader.line_num}: has another number of columns than the header")
                 rows.append((reader.line_num, dict(row)))
+                begun = reader.line_num + 1
             return rows
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start})") from None
     except csv.Error as error:
-        raise UserError(f"{path}: not CSV: {error}") from None
+        if "field larger than field limit" in str(error):
+            raise UserError(f"{path}:{begun}: a cell of more than {LONGEST_CELL} characters, or a quote that is not closed") from None  # fmt: skip
+        raise UserError(f"{path}:{begun}: not CSV: {error}, in the row that begins in this line") from None
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells may be longer than the csv module's 131072 characters; its limit is of the whole process and is put back."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from tenfold.prompts.task_files import load_bbh, load_table
 from tenfold.prompts.word_world import word_task
 from tenfold.recipes.abo.config import LOCAL, SCRIPT, WORDS, Models, Search
 from tenfold.recipes.abo.models import opened
-from tenfold.recipes.abo.searches import METHODS, make_search
+from tenfold.recipes.abo.searches import METHODS, make_search, options
 from tenfold.text.budget import Budget
 from tenfold.text.messages import ChatModel
 
@@ -58,7 +58,8 @@ class Asked:
         max_tokens: of a reply of the target.
         optimizer_tokens: of a reply of the optimizer.
         optimizer_temperature: of its sampling; none: the method's own.
-        whole_replies: a reply of the optimizer without the tags that were asked for counts whole; for small models.
+        whole_replies: use the optimizer's whole reply as the prompt where it leaves out the tags that were asked for; for
+            small models.
         seed: of all draws.
         concurrency: requests under way.
         timeout: seconds of one try.
@@ -248,8 +249,10 @@ def size_of(asked: Asked) -> Search:
     )
 
 
-def search_of(asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run_dir: Path | None) -> PromptOptimizer:
-    """The optimizer."""
+def search_of(
+    asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run_dir: Path | None, prompts: Sequence[str] = ("",)
+) -> PromptOptimizer:
+    """The optimizer, for a search that begins with these prompts."""
     size = size_of(asked)
     selectors: dict[str, type[Selector]] = {
         "brute": BruteForce,
@@ -258,6 +261,10 @@ def search_of(asked: Asked, models: tuple[ChatModel, ChatModel], task: Task, run
         "rejects": SuccessiveRejects,
     }
     more: dict[str, Any] = {"likelihood": asked.likelihood} if asked.likelihood else {}
+    if asked.method == "ape" and not asked.likelihood:  # both looks at test, and all prompts on val, must fit
+        room = (asked.calls - 2 * len(task.test)) // len(task.val) - len(set(prompts))
+        if 1 <= room < (wanted := options("ape", size, task)["n_init"]):
+            more["n_init"] = min(room, wanted)
     return make_search(
         asked.method,
         *models,

@@ -50,7 +50,7 @@ def curves_figure(config: Config, rows: Sequence[Row]) -> Figure:
             axis.step(*zip(*points, strict=True), where="post", marker="o", markersize=3, label=method, linewidth=1.4)
         axis.set(title=task, xlabel="calls to the target", ylabel="best on val", ylim=(0, 1.02))
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=7, frameon=False, loc="lower right")
+        axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4)
     return figure
 
 

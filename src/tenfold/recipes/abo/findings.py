@@ -16,6 +16,7 @@ from tenfold.prompts.result import mcnemar_p
 from tenfold.recipes.abo.config import GENERATED, LOCAL, WORDS, Config
 from tenfold.recipes.abo.searches import Row
 
+COUNTED = 3  # seeds from which intervals are over seeds
 RECOVERED = 0.05  # how far the estimated correctness may lie from 1 - beta (1 - the prior's hit rate)
 GAIN = 0.15  # what edits by reflection may gain on the simulator at most, by its construction
 PAPER_BEHAVIOUR = "Llama-2-70B-chat, object counting .425 to .885, navigate .890 (of a digest)"
@@ -67,7 +68,7 @@ class Scores:
 
     def difference(self, task: str, method: str, other: str) -> Interval:
         """Paired difference on test: Student's t over seeds where there are three or more, else a bootstrap over items."""
-        if len(self.config.seeds) >= 3:
+        if len(self.config.seeds) >= COUNTED:
             return paired_t(np.subtract(self.means(task, method), self.means(task, other)))
         (a, groups), (b, _) = self.items(task, method), self.items(task, other)
         kept = [i for i in range(len(a)) if not math.isnan(a[i] + b[i])]
@@ -89,6 +90,11 @@ def noise_of(rows: Sequence[Row], task: str) -> float | None:
     return statistics.fmean(found) if found else None
 
 
+def over_items(config: Config) -> str:
+    """Heading of the intervals over all items; below three seeds it says that seeds are not counted."""
+    return "95 % of all items" + ("" if len(config.seeds) >= COUNTED else ", seeds not counted")
+
+
 def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
     """A line a task and method."""
     scores, lines = Scores(config, rows), []
@@ -106,7 +112,7 @@ def score_table(config: Config, rows: Sequence[Row]) -> list[Row]:
                     "task": task,
                     "method": method,
                     "test": plus_minus([row["test"] for row in own]),
-                    "95 % of all items": f"{pooled.low:.3f} … {pooled.high:.3f}",
+                    over_items(config): f"{pooled.low:.3f} … {pooled.high:.3f}",
                     "val": plus_minus([row["val"] for row in own]),
                     "val − test": plus_minus([row["val"] - row["test"] for row in own]),
                     "p against given": None if method == "given" else _p(scores.p_value(task, method, "given")),
@@ -234,8 +240,14 @@ def bandit_table(rows: Sequence[Row]) -> list[Row]:
     return [{"selector": row["selector"], "best arm first": row["best"], "among three": row["top3"], "trials of arms": row["spent"], "runs": row["trials"]} for row in rows if row["kind"] == "bandit"]  # fmt: skip
 
 
-def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
-    """Every comparison that was run, paired."""
+def make_claims(config: Config, rows: Sequence[Row], *, self_test: bool = True) -> list[Claim]:
+    """Every comparison that was run, paired.
+
+    Args:
+        config: what was run.
+        rows: of all parts.
+        self_test: also whether the diagnoses recover what is built into the simulator.
+    """
     scores, claims = Scores(config, rows), []
     sim = config.simulated
     for task in config.data.tasks:
@@ -251,7 +263,7 @@ def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:
             "random" in have and task == WORDS
         ):  # looking at examples, errors or scores against drawing the same sentences blindly
             claims += [_claim(scores, task, method, "random", sim, None) for method in ("ape", "apo", "opro") if method in have]  # fmt: skip
-    if sim:
+    if sim and self_test:
         claims += _probe_claims(config, rows)
     bandits = {row["selector"]: row for row in rows if row["kind"] == "bandit"}
     if bandits:
@@ -268,7 +280,7 @@ def _claim(scores: Scores, task: str, method: str, other: str, sim: bool, paper:
     interval = scores.difference(task, method, other)
     seeds = len(config.seeds)
     items = len(next(iter(scores.rows))["scores"])
-    over = "t interval over seeds" if seeds >= 3 else "bootstrap over test items"
+    over = "t interval over seeds" if seeds >= COUNTED else "bootstrap over test items, seeds are not counted"
     against = "the starting prompt" if other == "given" else other
     ci = (math.nan, math.nan) if seeds == 1 else interval.ci95
     most = "" if config.search.tokens is None else f" and {config.search.tokens} tokens"
@@ -324,5 +336,7 @@ def summary(config: Config, rows: Sequence[Row]) -> str:
     if config.scripted:
         who += "A script writes the prompts, which reads examples without fault: figures say nothing about language models as optimizers. "
     seeds = f"{len(config.seeds)} seeds, ± is the 95 % t interval" if len(config.seeds) > 1 else "One seed"
+    if 1 < len(config.seeds) < COUNTED:
+        seeds += "; claims and p values are over test items and do not count seeds"
     most = "" if config.search.tokens is None else f" and at {config.search.tokens} tokens of both models"
     return f"{who}{' '.join(parts)} All searches stop at {config.search.calls} calls to the target{most}. {seeds}."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,20 +15,21 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tenfold.core.atomic import write_atomic
-from tenfold.core.config import need
-from tenfold.core.errors import UserError, printable
+from tenfold.core.config import from_json, need
+from tenfold.core.errors import UserError
 from tenfold.core.run import Run
 from tenfold.core.statistics import wilson
-from tenfold.prompts.bill import billed
 from tenfold.prompts.evaluation import evaluate
 from tenfold.prompts.journal import read_journal
 from tenfold.prompts.judging import judge_run
-from tenfold.prompts.plan import Plan
+from tenfold.prompts.plan import price_calls
 from tenfold.prompts.probes import probe_paraphrases, probe_reflections, probe_repeats
 from tenfold.prompts.report import diagnostic_rows, write_report
 from tenfold.prompts.result import Result
 from tenfold.prompts.result import compare as compare_scores
+from tenfold.prompts.session import OutOfMeans
 from tenfold.recipes.abo.asked import (
+    FILE,
     Asked,
     Asks,
     budget_of,
@@ -40,6 +42,11 @@ from tenfold.recipes.abo.asked import (
     task_of,
 )
 from tenfold.recipes.abo.config import Config, Data, Method, Models, Probes, Search
+from tenfold.recipes.abo.costs import Cost, of_comparison, of_paraphrases, of_reflections, of_repeats
+from tenfold.recipes.abo.experiment import stage_names
+from tenfold.recipes.abo.models import SERVE
+from tenfold.recipes.abo.option_names import named_options
+from tenfold.recipes.abo.telling import paid, priced, print_plan, print_result, refusal_of
 from tenfold.text.chat import run_sync
 from tenfold.text.messages import ChatModel
 
@@ -48,10 +55,11 @@ ASKED = Asked()
 
 def plan(asked: Asks = ASKED) -> None:
     """Say how many calls, tokens and dollars a search takes at most; nothing is asked of any model."""
-    task = task_of(asked)
-    with models_of(asked) as models:
-        made = search_of(asked, models, task, None).plan(task, prompts_of(asked))
-    _print_plan(made)
+    with named_options():
+        task, prompts = task_of(asked), prompts_of(asked)
+        with models_of(asked) as models:
+            made = search_of(asked, models, task, None, prompts).plan(task, prompts)
+    print_plan(made, models, asked)
 
 
 def optimize(asked: Asks = ASKED, out: Path | None = None) -> None:
@@ -60,30 +68,38 @@ def optimize(asked: Asks = ASKED, out: Path | None = None) -> None:
     Args:
         out: the run's folder, new or of the same search; none: below TENFOLD_RUNS, else ./runs.
     """
-    task = task_of(asked)
-    prompts = prompts_of(asked)
-    with models_of(asked) as models:
-        made = search_of(asked, models, task, None).plan(task, prompts)
-        _print_plan(made)
+    with named_options():
+        task = task_of(asked)
+        prompts = prompts_of(asked)
+    with named_options(), models_of(asked) as models:
+        made = search_of(asked, models, task, None, prompts).plan(task, prompts)
+        print_plan(made, models, asked)
         if made.refusal is not None:
-            raise UserError(
-                f"optimize: {made.refusal}; give more, or lower --calls, --proposals or the splits (--val, --test)"
-            )
+            raise UserError(f"optimize: {refusal_of(made, models)}")
         folder = _new_folder() if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "asked.json").exists():
+        if not (folder / FILE).exists():
             keep_asked(replace(asked, start=tuple(prompts)), folder)
         _work(asked, task, models, prompts, folder)
 
 
 def resume(run: Path, /, budget_usd: float | None = None, budget_seconds: float | None = None) -> None:
-    """Go on with a search that was interrupted, exactly as if it had not been.
+    """Go on with a search or a comparison that was interrupted, exactly as if it had not been.
 
     Args:
         run: its folder.
         budget_usd: a new cap in dollars, over all its processes; none: the old one.
         budget_seconds: a new cap on time, of this process; none: the old one.
     """
+    if not (run / FILE).is_file() and (run / "run.json").is_file():
+        comparison = Run.open(run)
+        if (comparison.recipe, comparison.preset) == ("abo", "compare"):
+            if budget_usd is not None or budget_seconds is not None:
+                raise UserError(
+                    f"resume: {run} is a comparison, which --budget-usd and --budget-seconds know nothing of"
+                )
+            _compare_on(from_json(Config, comparison.config, where=str(run / "config.json")), comparison)
+            return
     asked = read_asked(run)
     changed = {
         name: value
@@ -91,7 +107,7 @@ def resume(run: Path, /, budget_usd: float | None = None, budget_seconds: float 
         if value is not None
     }
     asked = replace(asked, **changed)  # type: ignore[arg-type]
-    with models_of(asked) as models:
+    with named_options(), models_of(asked) as models:
         _work(asked, task_of(asked), models, list(asked.start), run)
 
 
@@ -99,10 +115,10 @@ def _work(asked: Asked, task: Any, models: tuple[ChatModel, ChatModel], prompts:
     print(f"run: {folder} (if it is cut off: tenfold abo resume {folder})", flush=True)
     try:
         with FileLock(folder / ".lock", blocking=False):
-            result = search_of(asked, models, task, folder).optimize(task, prompts)
+            result = search_of(asked, models, task, folder, prompts).optimize(task, prompts)
     except Timeout:
         raise UserError(f"another process is working in {folder}") from None
-    _print_result(result, folder)
+    print_result(result, folder)
 
 
 def diagnose(
@@ -115,6 +131,8 @@ def diagnose(
     target_model: str | None = None,
     optimizer_model: str | None = None,
     judge_model: str | None = None,
+    budget_calls: int | None = None,
+    budget_usd: float | None = None,
 ) -> None:
     """Say why a search worked or did not: from what it left, and with the options below by new questions to its models.
 
@@ -126,6 +144,8 @@ def diagnose(
         repeats: times that the found prompt is asked on 20 val examples, at least 2: how far replies change by themselves.
         target_model, optimizer_model: in place of the run's.
         judge_model: the judge; none: the optimizer, which then judges itself.
+        budget_calls: new questions to all models; none: as many as the run's.
+        budget_usd: US dollars of them at the run's prices; none: the run's cap.
     """
     need("--reflections", reflections, 0)
     need("--judged", judged, 0)
@@ -135,13 +155,27 @@ def diagnose(
     if repeats == 1:
         raise UserError("--repeats: got 1, need 0 or at least 2")
     need("--repeats", repeats, 0)
-    result = Result.open(run)
+    result = _finished(run)
     found: dict[str, Any] = dict(result.diagnostics)
     if reflections or paraphrases or judged or repeats:
         asked = read_asked(run)
-        asked = replace(asked, target_model=target_model or asked.target_model, optimizer_model=optimizer_model or asked.optimizer_model)  # fmt: skip
+        asked = replace(
+            asked,
+            target_model=target_model or asked.target_model,
+            optimizer_model=optimizer_model or asked.optimizer_model,
+            budget_calls=asked.budget_calls if budget_calls is None else budget_calls,
+            budget_usd=asked.budget_usd if budget_usd is None else budget_usd,
+        )
         task, folder = task_of(asked), run / "probes"
-        with models_of(asked) as models:
+        with named_options(), _whole_batches(), models_of(asked) as models:
+            calls = (of_reflections(task, reflections), of_paraphrases(task, paraphrases), of_repeats(task, repeats), (0, 2 * judged))  # fmt: skip
+            sums = [sum(side) for side in zip(*calls, strict=True)]
+            tokens, usd, unpriced = price_calls(
+                search_of(asked, models, task, None), task, [result.best.text], sums[0], sums[1]
+            )
+            most = Cost(sums[0], sums[1], tokens, usd, unpriced)
+            print(f"plan: diagnose, at most {most.target} calls to the target and {most.optimizer} to the optimizer{' or judge' if judged else ''}; about {tokens} tokens{priced(usd, paid(unpriced, models, asked), models)} (estimates)")  # fmt: skip
+            most.check("diagnose", asked.budget_calls, asked.budget_usd, "give more, or ask for fewer")
             how: dict[str, Any] = {"seed": asked.seed, "budget": budget_of(asked, models), **size_of(asked).writing}
             if reflections:
                 part = folder / "reflections"
@@ -164,8 +198,9 @@ def diagnose(
         if judged:
             part = folder / "judged"
             part.mkdir(parents=True, exist_ok=True)
-            with models_of(replace(asked, optimizer_model=judge_model or asked.optimizer_model)) as models:
-                labels = run_sync(judge_run(task, *models, result.candidates, read_journal(run), n=judged, seed=asked.seed, budget=budget_of(asked, models), folder=part, replies_of=run))  # fmt: skip
+            judging = replace(asked, optimizer_model=judge_model or asked.optimizer_model, budget_calls=None)  # the search's own replies count as calls, and are not asked for again  # fmt: skip
+            with named_options(), _whole_batches(), models_of(judging) as models:
+                labels = run_sync(judge_run(task, *models, result.candidates, read_journal(run), n=judged, seed=asked.seed, budget=budget_of(judging, models), folder=part, replies_of=run))  # fmt: skip
             if "reflection_correctness" in found:  # the simulator's truth is better than a judge
                 del labels["one_step_success"]
             found |= labels
@@ -178,6 +213,26 @@ def diagnose(
     for name, value, meaning in diagnostic_rows(found):
         print(f"{name:44} {value:>8}  {meaning}")
     print(run / "report.html")
+
+
+@contextmanager
+def _whole_batches() -> Iterator[None]:
+    """A probe that a cap cuts is told in one line."""
+    try:
+        yield
+    except OutOfMeans as cap:
+        raise UserError(f"diagnose: the next questions could pass the cap on {cap}; give more, or ask for fewer") from None  # fmt: skip
+
+
+def _finished(run: Path) -> Result:
+    """The result of a run that is over.
+
+    Raises:
+        UserError: it is not, or there is no run.
+    """
+    if (run / FILE).is_file() and not (run / "result.json").exists():
+        raise UserError(f"{run} is not finished; tenfold abo resume {run}")
+    return Result.open(run)
 
 
 def check(
@@ -199,7 +254,7 @@ def check(
     """
     need("--least", least, 0, 1)
     need("--limit", limit, 1)
-    result, asked = Result.open(run), read_asked(run)
+    result, asked = _finished(run), read_asked(run)
     asked = replace(asked, target_model=target_model or asked.target_model, optimizer_model="target", base_url=base_url or asked.base_url)  # fmt: skip
     task = task_of(asked)
     with models_of(asked) as models:
@@ -239,6 +294,10 @@ def compare(
     paraphrases: int = 4,
     workers: int = 1,
     concurrency: int = 16,
+    budget_calls: int | None = None,
+    budget_usd: float | None = None,
+    target_price: tuple[float, float] | None = None,
+    optimizer_price: tuple[float, float] | None = None,
     runs_dir: Path | None = None,
 ) -> None:
     """Compare methods at equal calls over several seeds: a table, claims with intervals, a report.
@@ -257,11 +316,13 @@ def compare(
         paraphrases: of the starting prompt; 0: none.
         workers: searches side by side, with the simulator.
         concurrency: requests under way.
+        budget_calls: of all searches and probes together to both models; refused before anything is asked where the plan passes it.
+        budget_usd: US dollars by the plan's estimate, replies at their longest; needs prices, refused likewise.
+        target_price: US dollars per million tokens of the target, prompt and reply.
+        optimizer_price: of the optimizer; none: the target's where it is the same model.
         runs_dir: where the run's folder goes; none: TENFOLD_RUNS, else ./runs.
     """
     from tenfold.recipes.abo.experiment import check as check_config
-    from tenfold.recipes.abo.experiment import train as run_experiment
-    from tenfold.recipes.abo.findings import score_table
 
     need("--seeds", seeds, 1, 1000)
     if target_model is None:
@@ -275,19 +336,38 @@ def compare(
         tuple(range(seeds)),
         workers,
     )
-    check_config(config)
+    for task in tasks:
+        if Path(task).suffix in (".csv", ".tsv", ".jsonl") and not Path(task).is_file():
+            raise UserError(f"file not found: {task}")
+    with named_options():
+        check_config(config)
+        most = of_comparison(config, target_price, optimizer_price)
+    print(f"plan: {len(stage_names(config))} searches and probes, at most {most.target} calls to the target and {most.optimizer} to the optimizer; about {most.tokens} tokens{priced(most.usd, [name for name in most.unpriced if not name.startswith(SERVE)])} (estimates)", flush=True)  # fmt: skip
+    most.check("compare", budget_calls, budget_usd, "give more, or lower --calls, --seeds, --methods, --reflections or --paraphrases")  # fmt: skip
     run = Run.create("abo", "compare", config, runs_dir, title="abo: prompt optimizers at equal calls", paper="Are Large Language Models Good Prompt Optimizers?, arXiv 2402.02101")  # fmt: skip
-    print(f"run: {run.path} (if it is cut off: tenfold abo train --resume {run.path})", flush=True)
+    _compare_on(config, run)
+
+
+def _compare_on(config: Config, run: Run) -> None:
+    """Begin or go on with a comparison, and print its table."""
+    from tenfold.recipes.abo.experiment import train as run_experiment
+    from tenfold.recipes.abo.findings import over_items, score_table
+
+    print(f"run: {run.path} (if it is cut off: tenfold abo resume {run.path})", flush=True)
     with ExitStack() as stack:
         stack.callback(run.close)
-        stack.enter_context(FileLock(run.path / ".training.lock", blocking=False))
+        try:
+            stack.enter_context(FileLock(run.path / ".training.lock", blocking=False))
+        except Timeout:
+            raise UserError(f"another process is working in {run.path}") from None
         run_experiment(config, run)
     rows = [json.loads(file.read_text()) for file in sorted((run.path / "stages").glob("*.json"))]
-    shown = ("method", "test", "95 % of all items", "p against given", "target calls")
+    shown = ("method", "test", over_items(config), "p against given", "target calls")
+    print("  ".join([f"{'task':28}", *(f"{name:>16}" for name in shown)]))
     for line in score_table(config, rows):
         print(
             f"{line['task']:28} "
-            + "  ".join(f"{line[name] if line[name] is not None else '–'!s:>16}" for name in shown)
+            + "  ".join(f"{line[name] if line[name] is not None else '–'!s:>{max(16, len(name))}}" for name in shown)
         )
     print(f"report: {run.path / 'report.html'}")
 
@@ -309,7 +389,8 @@ def serve(
     from tenfold.prompts.fault_server import serve as serve_models
     from tenfold.prompts.simulator import SimOptimizer, SimTarget
 
-    wrong = Faults(faults, latency=latency, seed=seed)
+    with named_options():
+        wrong = Faults(faults, latency=latency, seed=seed)
     if model == "sim":
         serve_models(
             {"simulator-target": SimTarget(seed), "simulator-optimizer": SimOptimizer(beta, seed)}, port, wrong
@@ -328,35 +409,6 @@ def _new_folder() -> Path:
     while (path := root / (name if attempt == 1 else f"{name}-{attempt}")).exists():
         attempt += 1
     return path
-
-
-def _print_plan(made: Plan) -> None:
-    usd = "no price given" if made.usd is None else f"{made.usd:.4f} US dollars"
-    print(f"plan: {made.method}, at most {made.target_calls} calls to the target ({made.test_calls} of them the one look at test) and {made.optimizer_calls} to the optimizer")  # fmt: skip
-    print(
-        f"      {made.steps} of {made.asked_steps} steps fit, {made.proposals} proposals; about {made.tokens} tokens, {usd} (estimates)"
-    )
-    if made.refusal is not None:
-        print(f"      it will not start: {made.refusal}")
-
-
-def _print_result(result: Result, folder: Path) -> None:
-    test = result.test
-    if result.about["simulator"]:
-        print("simulator: a simulated model took part, these figures say nothing about language models")
-    best = test["best"]
-    if result.best.id == result.baseline.id:
-        print(
-            f"no prompt was found that is better than the given one: test {best['mean']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
-        )
-    else:
-        base = test["baseline"]
-        p = "" if test["p_value"] is None else f", McNemar p = {test['p_value']:.3g}"
-        print(f"test: {best['mean']:.3f} [{best['low']:.3f}, {best['high']:.3f}] against {base['mean']:.3f} of the given prompt{p}; val was {test['optimism']:+.3f} off")  # fmt: skip
-    spent = billed(folder)
-    print(f"calls: {result.cost['target']['calls']} target, {result.cost['optimizer']['calls']} optimizer; sent {spent['calls']}, {spent['usd']:.4f} US dollars; {result.ended}")  # fmt: skip
-    print("prompt:\n" + printable(result.best.text or "(no words)", keep="\n", unseen=None))
-    print(f"report: {folder / 'report.html'}")
 
 
 VERBS = {
