@@ -125,6 +125,13 @@ def test_a_lasting_fault_ends_after_all_tries(fault: str) -> None:
     assert_clean(caught.value)
 
 
+@pytest.mark.parametrize("fault", ["no choices", "invalid JSON", "JSON list", "HTML with 200", "BOM"])
+def test_a_body_of_another_form_asks_whether_the_address_is_right(fault: str) -> None:
+    with FaultServer([fault] * 2) as server, pytest.raises(EndpointError) as caught:
+        complete_all(model(server, Patience(tries=2)), [HELLO])
+    assert "see whether the address is that of an OpenAI-compatible API" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "said_"),
     [

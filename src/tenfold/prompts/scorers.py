@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import regex  # type: ignore[import-untyped]  # comes with transformers
+import regex  # type: ignore[import-untyped]
 
 from tenfold.lm.options import MOST_LABELS, lettered_options
 from tenfold.prompts.answers import (

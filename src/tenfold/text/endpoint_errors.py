@@ -63,6 +63,10 @@ class Fault(Exception):
         self.retry_after = retry_after
 
 
+class BodyFault(Fault):
+    """An answer that has not the form of a reply."""
+
+
 def shown(text: object, secret: str | None = None) -> str:
     """Foreign text as it may be printed: on one line, control characters escaped, cut, without the secret."""
     plain = str(text)
@@ -100,7 +104,10 @@ def exhausted(fault: Fault, tries: int, where: str) -> EndpointError:
     """The error after the last try."""
     status = "" if fault.status is None else f"{fault.status}: "
     plural = "y" if tries == 1 else "ies"
-    help_ = advice(fault.status) or "; see whether the server runs, then run again"
+    usual = "see whether the server runs, then run again"
+    if isinstance(fault, BodyFault):
+        usual = "see whether the address is that of an OpenAI-compatible API, which often ends in /v1"
+    help_ = advice(fault.status) or f"; {usual}"
     return EndpointError(
         f"{where}: no answer after {tries} tr{plural}: {status}{fault}{help_}", status=fault.status, tries=tries
     )

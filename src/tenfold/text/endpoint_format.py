@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from tenfold.text.endpoint_errors import Fault, server_message, shown
+from tenfold.text.endpoint_errors import BodyFault, Fault, server_message, shown
 from tenfold.text.messages import Message, Reply, Sampling, ToolCall, Usage, estimated_usage
 
 Api = Literal["chat", "completions"]
@@ -72,11 +72,11 @@ def parse_replies(content: bytes, content_type: str, messages: Sequence[Message]
     try:
         body = _assemble(content) if streamed else _object(content)
         if not body.get("choices"):
-            raise Fault("the body has no choices")
+            raise BodyFault("the body has no choices")
         drawn = [_reply(choice) for choice in body["choices"][:n]]
     except (AttributeError, KeyError, OverflowError, TypeError) as error:
         # A number or a list, say, where the format has an object.
-        raise Fault(f"the body has another form than a reply: {shown(error)}") from None
+        raise BodyFault(f"the body has another form than a reply: {shown(error)}") from None
     usages = _usages(body.get("usage"), messages, [reply.text for reply in drawn])
     return [replace(reply, usage=usage) for reply, usage in zip(drawn, usages, strict=True)]
 
@@ -128,14 +128,14 @@ def _choice_format(choices: Sequence[str]) -> dict[str, Any]:
 def _object(content: bytes) -> dict[str, Any]:
     """The JSON object that a body or an event is."""
     if content.startswith(b"\xef\xbb\xbf"):
-        raise Fault("the body starts with a byte order mark")
+        raise BodyFault("the body starts with a byte order mark")
     try:
         value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError):
         start = content[:60].decode("utf-8", "replace")
-        raise Fault(f"the body is no JSON: {shown(start)}") from None
+        raise BodyFault(f"the body is no JSON: {shown(start)}") from None
     if not isinstance(value, dict):
-        raise Fault(f"the body is a JSON {type(value).__name__}, not an object")
+        raise BodyFault(f"the body is a JSON {type(value).__name__}, not an object")
     if value.get("error"):
         raise Fault(f"status 200 with an error: {shown(server_message(value['error']))}")
     return value
