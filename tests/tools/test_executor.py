@@ -101,6 +101,16 @@ def _children() -> str:
     return subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True).stdout.replace("ps --ppid", "").count("sandbox_child") * "x"  # fmt: skip
 
 
+def test_a_flood_that_nobody_reads_ends_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def late(stream: asyncio.StreamReader, most: int) -> bool:
+        await asyncio.sleep(0.5)  # the pipe and its buffer are full by then
+        return True
+
+    monkeypatch.setattr("tenfold.tools.executor._printed", late)
+    found = run("while True: print('x' * 100_000)")
+    assert (found.kind, found.is_error) == ("truncated", True)
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

@@ -217,7 +217,8 @@ class SubprocessExecutor:
         finally:
             loop.remove_reader(read)
             _kill(process)
-            await process.wait()
+            # asyncio tells of the end once all pipes are at theirs; a full one that nobody reads never is.
+            await asyncio.gather(_drained(process.stdout), process.wait())
 
     async def _outcome(
         self, process: asyncio.subprocess.Process, request: bytes, answer: _Pipe
@@ -245,6 +246,7 @@ class SubprocessExecutor:
         finally:
             printed.cancel()
             ended.cancel()
+            await asyncio.wait({printed, ended})
         return answer.result(self.max_output)
 
 
@@ -287,6 +289,12 @@ async def _printed(stream: asyncio.StreamReader, most: int) -> bool:
         if count > most:
             return True
     return False
+
+
+async def _drained(stream: asyncio.StreamReader | None) -> None:
+    """Read what is left, to nobody."""
+    while stream is not None and await stream.read(65_536):
+        pass
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
