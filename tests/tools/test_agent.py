@@ -26,7 +26,7 @@ from tenfold.text.endpoint_errors import ChoiceError
 from tenfold.tools.agent import DecisionAgent, EpisodeInterrupted, Policy
 from tenfold.tools.replay import replay, same_events
 from tenfold.tools.tool import SIDE_EFFECT, Tool, ToolRegistry
-from tenfold.tools.trace import Answer, Call, Candidates, Decision, Error, ToolResult, Trace
+from tenfold.tools.trace import Answer, Call, Candidates, Decision, Error, ToolResult, Trace, without_secrets
 
 RAN: list[str] = []
 
@@ -364,3 +364,7 @@ def test_no_words_name_a_tool_outside_the_candidates(words: list[str], constrain
     trace = DecisionAgent(model, REGISTRY, k=2, constrained=constrained).run("weather")
     for decision in trace.of(Decision):
         assert decision.choice in decision.choices
+
+
+def test_a_secret_of_blanks_hides_nothing_else() -> None:
+    assert without_secrets({"said": "a b", "key": "x        y"}, [" " * 8]) == {"said": "a b", "key": "x[secret]y"}

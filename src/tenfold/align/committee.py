@@ -114,7 +114,7 @@ def ask_committee(
         tokenizer: of all of them.
         tasks: the prompts.
         k: responses a member.
-        sampling: how they are drawn; a seed and the member's name make its own, or members that hardly differ would say the same.
+        sampling: how they are drawn; a seed and the member's name make its own, or members of equal weights would say the same.
         keep: folder that takes every finished draw, a file a member; the same call after a kill repeats none of them.
     """
     names = [member.name for member in members]

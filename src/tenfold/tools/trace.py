@@ -198,7 +198,7 @@ def written_forms(secret: str) -> set[str]:
     found = {secret}
     for _ in range(2):  # a tool's own JSON is text of the JSON that the model is shown
         found |= {form for text in found for form in _escaped(text)}
-    return found
+    return found - {""}  # a secret of blanks has one
 
 
 def _escaped(text: str) -> Iterator[str]:
