@@ -15,6 +15,7 @@ pytest.importorskip("fastapi")
 
 import uvicorn
 
+from tenfold.cli import main
 from tenfold.prompts.behaviour import ABO
 from tenfold.prompts.fault_server import KINDS, Faults, create_app
 from tenfold.prompts.sim_worlds import sim_task
@@ -88,3 +89,23 @@ def test_faults_check_themselves() -> None:
         Faults(2.0)
     with pytest.raises(ValueError, match="kinds"):
         Faults(0.1, ("fire",))  # type: ignore[arg-type]
+
+
+def test_a_served_model_is_the_same_at_any_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that was killed is resumed by a process whose server has another port."""
+    ports = []
+
+    @contextmanager
+    def serving(name: str) -> Iterator[tuple[str, str]]:
+        with served(Faults()) as url:
+            ports.append(url)
+            yield url, "simulator-target"
+
+    monkeypatch.setattr("tenfold.recipes.abo.models.serving", serving)
+    folder = tmp_path / "run"
+    options = ["--task", "sim/navigate", "--train", "12", "--val", "10", "--test", "12", "--calls", "120", "--method", "apo", "--proposals", "4"]  # fmt: skip
+    assert main(["abo", "optimize", *options, "--target-model", "serve:a", "--optimizer-model", "sim", "--out", str(folder)]) == 0  # fmt: skip
+    before = (folder / "result.json").read_bytes()
+    (folder / "result.json").unlink()
+    assert main(["abo", "resume", str(folder)]) == 0
+    assert (folder / "result.json").read_bytes() == before and len(set(ports)) == 2

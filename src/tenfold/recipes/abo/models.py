@@ -62,7 +62,8 @@ def opened(
                     known[name] = WordWriter(seed)
                 elif name.startswith(SERVE):
                     url, served = stack.enter_context(serving(name.removeprefix(SERVE)))
-                    known[name] = EndpointChatModel(served, url, "none", concurrency, timeout)
+                    known[name] = here = EndpointChatModel(served, url, "none", concurrency, timeout)
+                    here.identity = name  # its port is another in each process, and a resumed run must find its replies
                 elif name.startswith(("http://", "https://")):
                     url, _, served = name.partition("#")
                     if not served:
