@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tenfold.tools.data import DeerData
-from tenfold.tools.retrieval import BM25, Embedding, Hybrid, Retriever, retrieval_report
+from tenfold.tools.retrieval import BM25, Embedding, Hybrid, Retriever, best, retrieval_report
 from tenfold.tools.tool import Tool
 from tenfold.tools.words import split_name, tokens
 
@@ -62,3 +62,13 @@ def test_an_empty_pool_finds_nothing() -> None:
 def test_a_report_needs_queries() -> None:
     with pytest.raises(ValueError, match="got none"):
         retrieval_report(BM25(POOL), [])
+
+
+def test_the_best_are_those_of_a_whole_sort() -> None:
+    draw = np.random.default_rng(0)
+    tools = [Tool(name=f"tool_{i}") for i in range(60)]
+    for _ in range(500):
+        count, k = int(draw.integers(1, 61)), int(draw.integers(1, 70))
+        scores = draw.integers(-2, 4, count) * draw.choice([0.5, 1.0])  # many ties, zeros and scores below zero
+        order = sorted(range(count), key=lambda i: (-scores[i], i))[:k]
+        assert [tool.name for tool, _ in best(tools[:count], scores, k)] == [tools[i].name for i in order]

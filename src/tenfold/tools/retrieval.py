@@ -69,7 +69,7 @@ class BM25:
 
     def search(self, query: str, k: int) -> Found:
         """The k best tools."""
-        return _best(self.tools, self.scores(query), k)
+        return best(self.tools, self.scores(query), k)
 
 
 class Embedding:
@@ -95,7 +95,7 @@ class Embedding:
 
     def search(self, query: str, k: int) -> Found:
         """The k best tools."""
-        return _best(self.tools, self.scores(query), k)
+        return best(self.tools, self.scores(query), k)
 
 
 class Hybrid:
@@ -141,14 +141,16 @@ class _FittedSvd:
         return np.asarray(self._pipeline.transform(texts))
 
 
-def _best(tools: Sequence[Tool], scores: NDArray[np.float64], k: int) -> Found:
+def best(tools: Sequence[Tool], scores: NDArray[np.float64], k: int) -> Found:
+    """The k tools of the highest scores; ties go to the earlier one."""
     if k < 1:
         raise ValueError(f"k: got {k}, need at least 1")
-    if k < len(scores) // 4:  # a partial sort first; ties at its edge must not be cut
-        edge = np.partition(scores, -k)[-k]
-        pool = np.flatnonzero(scores >= edge)
-    else:
+    pool = np.flatnonzero(scores > 0)  # of words most are zero, and a partial sort of equal numbers is slow
+    if len(pool) < k:
         pool = np.arange(len(scores))
+    if k < len(pool) // 4:  # a partial sort first; ties at its edge must not be cut
+        own = scores[pool]
+        pool = pool[own >= np.partition(own, -k)[-k]]
     order = pool[np.argsort(-scores[pool], kind="stable")][:k]
     return [(tools[index], float(scores[index])) for index in order]
 
