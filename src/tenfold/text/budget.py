@@ -55,7 +55,7 @@ class Spent:
 class _Cost(NamedTuple):
     calls: int
     tokens: int
-    usd: Fraction
+    usd: Fraction | int  # without prices it stays a plain 0
 
     def plus(self, other: _Cost) -> _Cost:
         return _Cost(self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd)
@@ -64,7 +64,7 @@ class _Cost(NamedTuple):
         return _Cost(self.calls - other.calls, self.tokens - other.tokens, self.usd - other.usd)
 
 
-_NOTHING = _Cost(0, 0, Fraction(0))
+_NOTHING = _Cost(0, 0, 0)
 
 
 @dataclass(eq=False)
@@ -247,7 +247,7 @@ class Budget:
 
     def _cost(self, charge: Charge) -> _Cost:
         usage = charge.usage
-        per_prompt, per_completion = self._prices.get(charge.model, (Fraction(0), Fraction(0)))
+        per_prompt, per_completion = self._prices.get(charge.model, (0, 0))
         return _Cost(1, usage.prompt + usage.completion, usage.prompt * per_prompt + usage.completion * per_completion)
 
     def _seconds_left(self) -> float | None:
