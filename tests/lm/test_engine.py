@@ -13,6 +13,7 @@ import torch
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.engine import FILLED, Engine, request_seed
 from tenfold.lm.generate import generate
+from tenfold.lm.kv_cache import KVCache
 from tenfold.lm.request import Finished, NewToken, Request
 from tenfold.lm.sampling import SamplingRule
 from tenfold.lm.slots import Slots
@@ -24,6 +25,14 @@ SPARSE = dataclasses.replace(CFG, moe=MoEConfig(24, 16, num_experts=4))
 GREEDY = SamplingRule(temperature=0)
 
 
+@pytest.fixture(params=[True, False], ids=["block", "places"], autouse=True)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Every test with keys and values laid out as on an accelerator and as on a CPU."""
+    laid_out: bool = request.param
+    monkeypatch.setitem(Engine.__init__.__kwdefaults__, "block", laid_out)
+    return laid_out
+
+
 def decoder(cfg: DecoderConfig = CFG) -> Decoder:
     model = Decoder(cfg, torch.Generator().manual_seed(0)).double()
     model.embed_tokens.weight.data *= 4
@@ -32,6 +41,20 @@ def decoder(cfg: DecoderConfig = CFG) -> Decoder:
 
 def prompt(length: int, seed: int = 0) -> list[int]:
     return torch.randint(0, 50, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def fill(slots: Slots, k_BGSd: torch.Tensor) -> None:
+    """Store keys, and as many values, in the first layer of the first slots."""
+    for slot, k in enumerate(k_BGSd.unsqueeze(1)):
+        cache = slots.batch(slot, [0], [k.shape[2]])
+        assert isinstance(cache, KVCache)
+        cache.layer(0).append(k, k)
+
+
+def keys(slots: Slots, slot: int, count: int) -> torch.Tensor:
+    cache = slots.batch(slot, [count], [1])
+    assert isinstance(cache, KVCache)
+    return cache.layer(0).k[0, :, :count]
 
 
 def answers(engine: Engine, requests: list[Request]) -> list[list[int]]:
@@ -263,19 +286,18 @@ def test_requests_refuse(options: dict, message: str) -> None:
         Request(**{"ids": [1], "max_new_tokens": 2, **options})
 
 
-def test_slots_keep_their_tokens_through_growth_swaps_and_copies() -> None:
-    slots = Slots(CFG, 8, 2048, torch.float64, torch.device("cpu"))
+def test_slots_keep_their_tokens_through_growth_swaps_and_copies(block: bool) -> None:
+    slots = Slots(CFG, 8, 2048, torch.float64, torch.device("cpu"), block=block)
     slots.reserve(2, 64)
-    cache = slots.batch(0, 2, [0, 0])
     k = torch.randn(2, CFG.n_kv_heads, 5, CFG.head_dim, dtype=torch.float64)
-    cache.layer(0).append(k, k)
+    fill(slots, k)
     slots.tokens[:2] = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
     slots.swap(0, 1)
     slots.reserve(5, 200)
     assert slots.length >= 200
     assert slots.tokens[:2] == [[6, 7, 8, 9, 10], [1, 2, 3, 4, 5]]
     slots.copy(1, 4, 3)
-    held = [slots.batch(slot, 1, [5]).layer(0).k[0, :, :5] for slot in range(5)]
+    held = [keys(slots, slot, 5) for slot in range(5)]
     assert torch.equal(held[0], k[1])
     assert torch.equal(held[1], k[0])
     assert torch.equal(held[4][:, :3], k[0, :, :3])
@@ -287,14 +309,14 @@ def test_slots_keep_their_tokens_through_growth_swaps_and_copies() -> None:
         slots.reserve(8, 300)
 
 
-def test_a_slot_is_emptied_without_the_loss_of_what_ended_last() -> None:
-    slots = Slots(CFG, 4, 256, torch.float64, torch.device("cpu"))
+def test_a_slot_is_emptied_without_the_loss_of_what_ended_last(block: bool) -> None:
+    slots = Slots(CFG, 4, 256, torch.float64, torch.device("cpu"), block=block)
     slots.reserve(4, 64)
     k = torch.randn(4, CFG.n_kv_heads, 2, CFG.head_dim, dtype=torch.float64)
-    slots.batch(0, 4, [0] * 4).layer(0).append(k, k)
+    fill(slots, k)
 
     def held(slot: int) -> torch.Tensor:
-        return slots.batch(slot, 1, [2]).layer(0).k[0, :, :2]
+        return keys(slots, slot, 2)
 
     slots.tokens = [[n, n] for n in range(4)]
     for slot in (2, 1, 3):  # slot 0 still runs
@@ -328,7 +350,7 @@ def test_players_of_many_games_go_on_with_what_they_read() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_longest_prefix_is_that_of_a_loop_over_all_tokens(seed: int) -> None:
     draw = random.Random(seed)
-    slots = Slots(CFG, 8, 2048, torch.float64, torch.device("cpu"))
+    slots = Slots(CFG, 8, 2048, torch.float64, torch.device("cpu"), block=True)
     slots.reserve(8, 64)
     common = draw.choices(range(3), k=60)
     for slot in range(8):
@@ -350,7 +372,9 @@ def test_the_longest_prefix_is_that_of_a_loop_over_all_tokens(seed: int) -> None
         assert slots.longest_prefix(ids, adapter) == (lengths.index(best) if best else 0, best)
 
 
-def test_prompts_of_other_lengths_are_not_filled_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_of_other_lengths_are_not_filled_up_to_the_longest(
+    monkeypatch: pytest.MonkeyPatch, block: bool
+) -> None:
     model = decoder()
     lengths = [90, 3, 4, 88, 3, 2, 30, 31]
     slots: list[int] = []
@@ -363,7 +387,7 @@ def test_prompts_of_other_lengths_are_not_filled_up_to_the_longest(monkeypatch: 
 
         monkeypatch.setattr(engine, "_read", counted)
         answers(engine, [Request(prompt(length, length), 3, GREEDY) for length in lengths])
-    assert sum(lengths) <= sum(slots) <= FILLED * sum(lengths)
+    assert sum(lengths) <= sum(slots) <= (FILLED if block else 1) * sum(lengths)
 
 
 def test_seeds_depend_on_every_part() -> None:

@@ -23,6 +23,7 @@ from tenfold.nn.rotary import RopeLayout, Rotary
 
 if TYPE_CHECKING:
     from tenfold.lm.kv_cache import KVCache
+    from tenfold.lm.packed_cache import PackedCache
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Decoder(nn.Module):
         ids: Tensor | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | PackedCache | None = None,
         embeds: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Tensor:
@@ -194,7 +195,7 @@ class Decoder(nn.Module):
         ids: Tensor | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | PackedCache | None = None,
         embeds: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Tensor:
@@ -242,7 +243,7 @@ class Decoder(nn.Module):
         return self.embed_tokens(ids)
 
     def _rope(
-        self, positions: Tensor | None, length: int, cache: KVCache | None, x_BSD: Tensor
+        self, positions: Tensor | None, length: int, cache: KVCache | PackedCache | None, x_BSD: Tensor
     ) -> tuple[Tensor, Tensor]:
         if positions is None and (cache is None or cache.uniform):
             start = 0 if cache is None else cache.longest
@@ -341,7 +342,7 @@ def segment_positions(segments: Tensor) -> Tensor:
 
 
 def attention_mask(
-    mask: Tensor | None, batch: int, length: int, cache: KVCache | None, device: torch.device
+    mask: Tensor | None, batch: int, length: int, cache: KVCache | PackedCache | None, device: torch.device
 ) -> Tensor | None:
     """The mask that attention takes, (B, 1 or H, S, K) or None for plain causality.
 
@@ -350,7 +351,7 @@ def attention_mask(
     if mask is not None and mask.ndim in (3, 4):
         return mask.unsqueeze(1) if mask.ndim == 3 else mask
     start = 0 if cache is None else cache.longest
-    ragged = cache is not None and not cache.uniform
+    ragged = cache is not None and cache.masked
     if mask is None and not ragged:
         return None
     keys = torch.arange(start + length, device=device)

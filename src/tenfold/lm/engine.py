@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tenfold.core import memory
+from tenfold.lm.packed_cache import PackedCache
 from tenfold.lm.request import Event, Finish, Request, masked_logits, reported
 from tenfold.lm.sampling import draw_rows
 from tenfold.lm.slots import Slots
@@ -79,6 +80,7 @@ class Engine:
         max_waiting: requests that may wait; more are refused.
         prefill_chunk: tokens of prompts read between two steps of running requests; eight times as many while none runs.
         weights, compiled: of single rows, as in `lm.stepper.Stepper`.
+        block: how keys and values lie, as in `lm.slots.Slots`; None makes them a block except on a CPU.
     """
 
     def __init__(
@@ -91,13 +93,15 @@ class Engine:
         prefill_chunk: int = 64,
         weights: Weights = "float",
         compiled: Compiled = "auto",
+        block: bool | None = None,
     ) -> None:
         for name, value in (("max_waiting", max_waiting), ("prefill_chunk", prefill_chunk)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, need at least 1")
         self.model = model.eval()
         first = model.embed_tokens.weight
-        self._slots = Slots(model.cfg, max_batch, max_batch_tokens, first.dtype, first.device)
+        block = first.device.type != "cpu" if block is None else block
+        self._slots = Slots(model.cfg, max_batch, max_batch_tokens, first.dtype, first.device, block=block)
         self._step = Stepper(model, weights=weights, compiled=compiled)
         self._experts = any(True for _ in moe_layers(model))
         self._adapters = active_of(model)
@@ -108,7 +112,7 @@ class Engine:
         self._reading: list[
             _Row
         ] = []  # rows whose prompts are not read to their end, in the slots behind the running ones
-        self._batch: KVCache | None = None  # cache over the running rows, kept while they stay the same
+        self._batch: KVCache | PackedCache | None = None  # cache over the running rows, kept while they stay the same
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._turns = threading.Lock()  # held by the thread that takes a turn
@@ -288,36 +292,50 @@ class Engine:
     def _read(self, room: int) -> int:
         """Store the keys and values of at most `room` more tokens of prompts; behind a prompt's last stands the first token.
 
-        One prompt that is longer than the room, or several short ones together, filled up to the longest of them.
-
         Returns:
             tokens read, filling included.
         """
-        count, width = 1, min(room, self._reading[0].unread)
-        if width == self._reading[0].unread:
-            count, width = self._gather(room)
-        group, place = self._reading[:count], len(self._running)
-        pieces = [list(row.request.ids[row.done : row.done + width]) for row in group]
-        padded = [piece + piece[-1:] * (width - len(piece)) for piece in pieces]
-        cache = self._slots.batch(place, count, [row.done for row in group])
-        last = [len(piece) - 1 for piece in pieces]
-        with self._with_adapters(group):
-            logits_BV = self._step.prompt(torch.tensor(padded, device=self._slots.device), cache, last)
-        for slot, (row, piece) in enumerate(zip(group, pieces, strict=True), place):
-            row.done += len(piece)
+        sizes = self._in_block(room) if self._slots.block else self._in_a_row(room)
+        group, place, width = self._reading[: len(sizes)], len(self._running), max(sizes)
+        pieces = [list(row.request.ids[row.done : row.done + size]) for row, size in zip(group, sizes, strict=True)]
+        cache = self._slots.batch(place, [row.done for row in group], sizes)
+        if isinstance(cache, PackedCache):
+            cost, ids = sum(sizes), torch.tensor([token for piece in pieces for token in piece])
+            with self._with_adapters([row for row, size in zip(group, sizes, strict=True) for _ in range(size)]):
+                logits_BV = self._step.pieces(ids.to(self._slots.device), cache)
+        else:
+            cost, ids = width * len(group), torch.tensor([each + each[-1:] * (width - len(each)) for each in pieces])
+            with self._with_adapters(group):
+                logits_BV = self._step.prompt(ids.to(self._slots.device), cache, [size - 1 for size in sizes])
+        for slot, (row, size) in enumerate(zip(group, sizes, strict=True), place):
+            row.done += size
             self._slots.tokens[slot] = list(row.request.ids[: row.done])
-        if not group[0].unread:
-            self._running += group
-            del self._reading[:count]
+        whole = [row for row in group if not row.unread]
+        if whole:
+            self._running += whole
+            del self._reading[: len(whole)]
             self._batch = None
-            self._choose(logits_BV, group)
-        return width * count
+            self._choose(logits_BV[: len(whole)], whole)
+        return cost
 
-    def _gather(self, room: int) -> tuple[int, int]:
+    def _in_a_row(self, room: int) -> list[int]:
+        """How much to read of each of the first prompts: all of it, of the last perhaps a part."""
+        sizes: list[int] = []
+        while room > 0 and (len(sizes) < len(self._reading) or self._admit()):
+            sizes.append(min(room, self._reading[len(sizes)].unread))
+            room -= sizes[-1]
+        return sizes
+
+    def _in_block(self, room: int) -> list[int]:
+        """The same where prompts that are read together are filled up to the longest: a part of one, or several of like length."""
+        count = 1 if self._reading[0].unread > room else self._gather(room)
+        return [min(room, row.unread) for row in self._reading[:count]]
+
+    def _gather(self, room: int) -> int:
         """Put prompts of about the length of the first behind it, so that little is filled up when they are read together.
 
         Returns:
-            how many, the first included, and what the longest of them has unread.
+            how many, the first included.
         """
         first = self._reading[0]
         count, index, total, width, deepest = 1, 1, first.unread, first.unread, first.done
@@ -332,12 +350,12 @@ class Engine:
                 self._reading[count], self._reading[index] = row, self._reading[count]
                 count, total, width, deepest = count + 1, total + row.unread, widest, deep
             index += 1
-        return count, width
+        return count
 
     def _decode(self) -> None:
         rows = self._running
         if not self._batch:
-            self._batch = self._slots.batch(0, len(rows), [row.done for row in rows])
+            self._batch = self._slots.batch(0, [row.done for row in rows], [1] * len(rows))
         last = [row.new[-1] for row in rows]
         with self._with_adapters(rows):
             logits_BV = self._step(torch.tensor(last, device=self._slots.device), self._batch)

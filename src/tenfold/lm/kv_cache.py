@@ -63,6 +63,11 @@ class KVCache:
         # The longest row and whether all are equal stand as Python values: asking the tensor would wait for the device.
         self.longest, self.uniform = max(lengths), min(lengths) == max(lengths)
 
+    @property
+    def masked(self) -> bool:
+        """Whether attention needs a mask, since rows end at different tokens."""
+        return not self.uniform
+
     def layer(self, index: int) -> _LayerSlots:
         """What layer `index` appends to."""
         return self._layers[index]

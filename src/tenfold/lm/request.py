@@ -100,22 +100,31 @@ def masked_logits(
         logits_BV: of the next token; they stay as they are.
         asked: of every row its request, the tokens of its answer so far, and those that its form allows next.
     """
-    masked = logits_BV
+    added: list[tuple[int, int, float]] = []  # row, token, logit
+    barred: list[tuple[int, int]] = []
+    forms: list[tuple[int, Sequence[int] | NDArray[np.int64]]] = []
     for i, (request, new, allowed) in enumerate(asked):
-        added = _added(request, new)
-        barred = len(new) < request.min_new_tokens and request.stop
-        if (allowed is not None or added or barred) and masked is logits_BV:
-            masked = logits_BV.clone()
-        if added:
-            index = torch.tensor(list(added), device=masked.device)
-            masked[i, index] += torch.tensor(list(added.values()), device=masked.device)
+        added += [(i, token, value) for token, value in _added(request, new).items()]
         if allowed is not None:
-            index = torch.as_tensor(allowed, device=masked.device)
-            kept = masked[i, index]
-            masked[i] = float("-inf")
-            masked[i, index] = kept
-        elif barred:
-            masked[i, torch.tensor(sorted(request.stop), device=masked.device)] = float("-inf")
+            forms.append((i, allowed))
+        elif len(new) < request.min_new_tokens:
+            barred += [(i, token) for token in request.stop]
+    if not (added or barred or forms):
+        return logits_BV
+    # One assignment for all rows: each costs as much as several rows' numbers.
+    masked, device = logits_BV.clone(), logits_BV.device
+    if added:
+        rows, tokens, values = zip(*added, strict=True)
+        index = torch.tensor([rows, tokens], device=device)
+        masked[index[0], index[1]] += torch.tensor(values, dtype=masked.dtype, device=device)
+    if barred:
+        index = torch.tensor(barred, device=device).T
+        masked[index[0], index[1]] = float("-inf")
+    for i, allowed in forms:
+        kept = torch.as_tensor(allowed, device=device)
+        only = torch.full_like(masked[i], float("-inf"))
+        only[kept] = masked[i, kept]
+        masked[i] = only
     return masked
 
 

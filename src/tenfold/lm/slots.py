@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tenfold.lm.kv_cache import KVCache
+from tenfold.lm.packed_cache import PackedCache
 
 if TYPE_CHECKING:
     from tenfold.lm.decoder import DecoderConfig
@@ -22,8 +23,9 @@ class Slots:
     """N slots of K tokens each; both numbers change with the need, their product stays within a budget.
 
     A slot remembers which tokens its keys and values belong to, also after its sequence ended: a later sequence that
-    begins alike takes them over. The running sequences stand in the first slots, so that a batch of them is one block
-    of memory without a gather.
+    begins alike takes them over. The running sequences have the first slots. On an accelerator these are one block of
+    memory, so that a batch is attended to at once, without a gather. On a CPU, where a sequence by itself takes as
+    long as its part of a batch, slots change places by name alone.
 
     Args:
         cfg: the decoder's shape.
@@ -31,21 +33,30 @@ class Slots:
         max_tokens: N · K at most.
         dtype: of keys and values.
         device: where they live.
+        block: whether the first slots are one block of memory.
     """
 
     def __init__(
-        self, cfg: DecoderConfig, max_slots: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        cfg: DecoderConfig,
+        max_slots: int,
+        max_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        block: bool,
     ) -> None:
         for name, value in (("max_slots", max_slots), ("max_tokens", max_tokens)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, need at least 1")
         self.cfg, self.dtype, self.device = cfg, dtype, device
-        self.max_slots, self.max_tokens = max_slots, max_tokens
+        self.max_slots, self.max_tokens, self.block = max_slots, max_tokens, block
         self.tokens: list[list[int]] = []
         self.adapters: list[str | None] = []  # that the keys and values were made with
         self._left: list[int] = []  # when the slot's sequence ended, by a count of ends
         self._ends = 0
         self._memory: list[Tensor] = []  # one a layer, (2, N, G, K, d): keys, values
+        self._where: list[int] = []  # of each slot its place in memory
         self.length = 0
 
     def fits(self, slots: int, length: int) -> bool:
@@ -75,10 +86,12 @@ class Slots:
         for layer in range(self.cfg.n_layers):  # one layer at a time: old and new memory never stand side by side whole
             fresh = torch.zeros(shape, dtype=self.dtype, device=self.device)
             if self._memory and layer < len(self._memory):
-                fresh[:, :kept, :, :filled] = self._memory[layer][:, :kept, :, :filled]
+                for slot, place in enumerate(self._where[:kept]):
+                    fresh[:, slot, :, :filled] = self._memory[layer][:, place, :, :filled]
                 self._memory[layer] = fresh
             else:
                 self._memory.append(fresh)
+        self._where = list(range(count))
         self.tokens = [tokens[:new_length] for tokens in self.tokens[:kept]] + [[] for _ in range(count - kept)]
         self.adapters = self.adapters[:kept] + [None] * (count - kept)
         self._left = self._left[:kept] + [0] * (count - kept)
@@ -89,19 +102,32 @@ class Slots:
         step = max(SHORTEST, min(512, 1 << (length - 1).bit_length()))
         return min(-(-length // step) * step, max(length, min(self.cfg.max_len, self.max_tokens)))
 
-    def batch(self, first: int, count: int, lengths: Sequence[int]) -> KVCache:
-        """A cache over `count` slots from `first` on, of which each holds so many tokens."""
-        return KVCache.over([(k, v) for k, v in (m[:, first : first + count] for m in self._memory)], lengths)
+    def batch(self, first: int, lengths: Sequence[int], new: Sequence[int]) -> KVCache | PackedCache:
+        """A cache over as many slots from `first` on.
+
+        Args:
+            lengths: tokens that each holds.
+            new: tokens of each that the next batch brings: as many of all, unless the cache is a packed one.
+        Returns:
+            a packed one for several slots that are no block of memory.
+        """
+        if not self.block and len(lengths) > 1:
+            return PackedCache(self._memory, self._where[first : first + len(lengths)], lengths, new)
+        place = self._where[first]
+        return KVCache.over([(k, v) for k, v in (m[:, place : place + len(lengths)] for m in self._memory)], lengths)
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two slots."""
         if a == b:
             return
-        used = max(len(self.tokens[a]), len(self.tokens[b]))
-        for memory in self._memory:
-            held = memory[:, a, :, :used].clone()
-            memory[:, a, :, :used] = memory[:, b, :, :used]
-            memory[:, b, :, :used] = held
+        if self.block:
+            used = max(len(self.tokens[a]), len(self.tokens[b]))
+            for memory in self._memory:
+                held = memory[:, a, :, :used].clone()
+                memory[:, a, :, :used] = memory[:, b, :, :used]
+                memory[:, b, :, :used] = held
+        else:
+            self._where[a], self._where[b] = self._where[b], self._where[a]
         self.tokens[a], self.tokens[b] = self.tokens[b], self.tokens[a]
         self.adapters[a], self.adapters[b] = self.adapters[b], self.adapters[a]
         self._left[a], self._left[b] = self._left[b], self._left[a]
@@ -122,34 +148,40 @@ class Slots:
         ended = known > 0 and source >= place
         if ended:
             self.swap(source, place)
+            source = place
         if not ended or known < len(self.tokens[place]):  # one that branches off leaves the whole where it can
-            self.clear(place)
-        if known and not ended:
+            moved = self.clear(place)
+            source = moved if ended else source
+        if known:
             self.copy(source, place, known)
         self.tokens[place], self.adapters[place] = list(ids[:known]), adapter
         return known
 
-    def clear(self, place: int) -> None:
-        """Empty a slot behind which none is in use; what it holds is copied to the one of those that is needed least.
+    def clear(self, place: int) -> int:
+        """Empty a slot behind which none is in use; what it holds goes to the one of those that is needed least.
 
         What ended a moment ago, such as a player's turn in a game, is soon gone on with.
+
+        Returns:
+            the slot whose memory holds it now: in a block `place` itself still does.
         """
         spare = min(
             range(place, len(self.tokens)), key=lambda slot: (bool(self.tokens[slot]), self._left[slot])
         )  # an empty one, or the one whose sequence ended longest ago
-        if spare != place:
-            held = len(self.tokens[place])
-            for memory in self._memory:
-                memory[:, spare, :, :held] = memory[:, place, :, :held]
-            self.tokens[spare], self.adapters[spare] = self.tokens[place], self.adapters[place]
-            self._left[spare] = self._left[place]
+        if spare != place and self.block:
+            self.copy(place, spare, len(self.tokens[place]))
+            self.adapters[spare], self._left[spare] = self.adapters[place], self._left[place]
+        else:
+            self.swap(place, spare)
         self.tokens[place] = []
+        return place if self.block else spare
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give slot `target` the first `count` tokens of slot `source`."""
         if source != target:
+            here, there = self._where[source], self._where[target]
             for memory in self._memory:
-                memory[:, target, :, :count] = memory[:, source, :, :count]
+                memory[:, there, :, :count] = memory[:, here, :, :count]
         self.tokens[target] = self.tokens[source][:count]
 
     def longest_prefix(self, ids: Sequence[int], adapter: str | None = None) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tenfold.lm.packed_cache import PackedCache
 from tenfold.nn.ffn import FeedForward
 
 if TYPE_CHECKING:
@@ -78,8 +79,19 @@ class Stepper:
             return self.model.head(hidden_BSD[:, -1])
         return self.model.head(hidden_BSD[torch.arange(len(last)), torch.tensor(last)])
 
-    def __call__(self, tokens_B: Tensor, cache: KVCache) -> Tensor:
+    def pieces(self, tokens_T: Tensor, cache: PackedCache) -> Tensor:
+        """Read pieces of several prompts, one behind the other.
+
+        Returns:
+            logits (B, V) behind the last token of each piece.
+        """
+        hidden_TD = self.model.hidden(tokens_T.unsqueeze(1), cache=cache).squeeze(1)
+        return self.model.head(hidden_TD[torch.tensor(cache.new).cumsum(0) - 1])
+
+    def __call__(self, tokens_B: Tensor, cache: KVCache | PackedCache) -> Tensor:
         """One more token a row; logits (B, V) of the next."""
+        if isinstance(cache, PackedCache):
+            return self.pieces(tokens_B, cache)
         if self._rows is not None and len(tokens_B) == 1:
             try:
                 return self._rows(tokens_B, cache)

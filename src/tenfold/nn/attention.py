@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -28,6 +28,23 @@ class LayerCache(Protocol):
     def append(self, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values; return all stored so far, each (B, G, K, d)."""
         ...
+
+
+class SequenceCache:
+    """Keys and values of several sequences of which each is attended to by itself."""
+
+    def attend(
+        self, attend: Callable[[Tensor, Tensor, Tensor, None], Tensor], q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        """Store the new keys and values, then attend sequence by sequence.
+
+        Args:
+            attend: `Attention.attend`.
+            q, k, v: (B, H or G, S, d), as `Attention.project` gives them.
+        Returns:
+            (B, S, H · d).
+        """
+        raise NotImplementedError
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -179,7 +196,7 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         documents: Sequence[int] | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SequenceCache | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -196,6 +213,8 @@ class Attention(nn.Module):
         q, k, v = self.project(x_BSD, rope)
         if documents is not None:
             return self.o_proj(self._attend_apart(q, k, v, documents))
+        if isinstance(cache, SequenceCache):
+            return self.o_proj(cache.attend(self.attend, q, k, v))
         if cache is not None:
             k, v = cache.append(k, v)
         return self.o_proj(self.attend(q, k, v, mask))
