@@ -76,21 +76,21 @@ def ours(chat: LocalChatModel, count: int) -> list[Episode]:
 
 def counted(chat: LocalChatModel, slots: Slots) -> None:
     """Have an engine note what it computes."""
-    engine: Any = chat.engine
-    read, decode = engine._read, engine._decode
+    batch: Any = chat.engine._batch
+    read, decode = batch.read, batch.decode
 
     def reading(room: int) -> int:
-        before = {id(each): each.done for each in engine._rows()}
+        before = {id(each): each.done for each in batch.rows()}
         width = read(room)
-        used = sum(each.done - before.get(id(each), each.reused) for each in engine._rows())
+        used = sum(each.done - before.get(id(each), each.reused) for each in batch.rows())
         slots.all, slots.used, slots.read = slots.all + width, slots.used + used, slots.read + used
         return int(width)
 
     def decoding() -> None:
-        slots.all, slots.used = slots.all + len(engine._running), slots.used + len(engine._running)
+        slots.all, slots.used = slots.all + len(batch.running), slots.used + len(batch.running)
         decode()
 
-    engine._read, engine._decode = reading, decoding
+    batch.read, batch.decode = reading, decoding
 
 
 class Transformers:
@@ -221,11 +221,7 @@ def main() -> None:
     arguments = parser(__doc__.split("\n")[0], repeats=3).parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [*against_transformers(arguments.repeats), *without_a_model(), *over_an_endpoint()]
-    what = (
-        f"Adversarial Taboo of a random two-layer Llama against itself, utterances of up to {NEW} tokens. By a profile "
-        "of these games 46 % of our processor time goes into reading prompts, 35 % into the tokens drawn, 17 % into the games and "
-        "their templates; 11 % are slots that change places on the way."
-    )
+    what = f"Adversarial Taboo of a random two-layer Llama against itself, utterances of up to {NEW} tokens."
     write(arguments.out, "Games of a model against itself", what, arguments.threads, rows)
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from tenfold.lm.decoder import Decoder, DecoderConfig
-from tenfold.lm.engine import FILLED, Engine, request_seed
+from tenfold.lm.engine import Engine, request_seed
 from tenfold.lm.generate import generate
 from tenfold.lm.kv_cache import KVCache
 from tenfold.lm.request import Finished, NewToken, Request
+from tenfold.lm.running_batch import FILLED
 from tenfold.lm.sampling import SamplingRule
 from tenfold.lm.slots import Slots
 from tenfold.lm.token_stream import EngineBusyError, EngineClosedError
@@ -106,7 +107,7 @@ def test_requests_that_come_late_and_leave_early() -> None:
                 time.sleep(0.01)
         assert [[token.id for token in stream] for stream in streams] == expected
         assert engine.load() == (0, 0)
-        assert len(engine._slots.tokens) * engine._slots.length <= 640
+        assert len(engine._batch.slots.tokens) * engine._batch.slots.length <= 640
 
 
 def test_a_prompt_that_was_seen_before_is_not_computed_again() -> None:
@@ -123,6 +124,18 @@ def test_a_prompt_that_was_seen_before_is_not_computed_again() -> None:
         assert [token.id for token in longer] == expected
         assert longer.finish is not None
         assert longer.finish.cached_tokens == 62 + 7  # the last token of an answer is never fed back
+
+
+def test_a_prompt_that_branches_off_leaves_the_whole_behind() -> None:
+    """Prompts that part ways at every length, with answers between them, are answered as by themselves."""
+    model, stem = decoder(), prompt(60)
+    prompts = [[*stem[:length], 7, *prompt(5, length)] for length in (20, 55, 40, 59, 22, 55, 38)] + [stem]
+    expected = [generate(model, [ids], max_new_tokens=9, temperature=0).ids[0] for ids in prompts]
+    with Engine(model, max_batch=3, prefill_chunk=8) as engine:
+        assert answers(engine, [Request(stem, 9, GREEDY)]) == expected[-1:]
+        for ids, reply in zip(prompts, expected, strict=True):
+            assert answers(engine, [Request(ids, 9, GREEDY)]) == [reply]
+        assert answers(engine, [Request(ids, 9, GREEDY) for ids in prompts]) == expected
 
 
 def test_two_running_requests_share_a_prefix() -> None:
@@ -379,13 +392,13 @@ def test_prompts_of_other_lengths_are_not_filled_up_to_the_longest(
     lengths = [90, 3, 4, 88, 3, 2, 30, 31]
     slots: list[int] = []
     with Engine(model, max_batch=8, prefill_chunk=2048) as engine:
-        read = engine._read
+        read = engine._batch.read
 
         def counted(room: int) -> int:
             slots.append(read(room))
             return slots[-1]
 
-        monkeypatch.setattr(engine, "_read", counted)
+        monkeypatch.setattr(engine._batch, "read", counted)
         answers(engine, [Request(prompt(length, length), 3, GREEDY) for length in lengths])
     assert sum(lengths) <= sum(slots) <= (FILLED if block else 1) * sum(lengths)
 

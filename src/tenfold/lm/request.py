@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -63,6 +64,11 @@ class Request:
             raise ValueError(f"min_new_tokens: got {self.min_new_tokens}, need 0..{self.max_new_tokens}")
         if self.top_logprobs is not None and self.top_logprobs < 0:
             raise ValueError(f"top_logprobs: got {self.top_logprobs}, need 0 or more")
+
+    @cached_property  # read for every row whenever another one asks for a slot
+    def need(self) -> int:
+        """Tokens that its slot must hold: the last new token is never fed back."""
+        return len(self.ids) + self.max_new_tokens - 1
 
 
 @dataclass(frozen=True)
