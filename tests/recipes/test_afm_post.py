@@ -433,7 +433,7 @@ def test_what_is_learned_and_what_is_measured_never_meet(tokenizer: Tokenizer) -
 
 def test_prompts_come_in_turn_and_then_again_in_another_order() -> None:
     tasks = [Task((Message("user", str(i)),), float) for i in range(7)]
-    of = align_verbs.in_turn(tasks, 3, seed=2)
+    of = material.in_turn(tasks, 3, seed=2)
     drawn = [task.messages[0].content for iteration in range(7) for task in of(iteration)]
     assert sorted(drawn[:7]) == sorted(drawn[7:14]) == sorted(drawn[14:]) == [str(i) for i in range(7)]
     assert drawn[:7] != drawn[7:14]

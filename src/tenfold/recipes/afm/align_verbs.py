@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -19,7 +19,6 @@ from tenfold.align.verifiers import Scorer, Task, verify
 from tenfold.core.errors import UserError
 from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
-from tenfold.core.stream import permutation
 from tenfold.lm.decoder import Decoder
 from tenfold.recipes.afm import material, tuning
 from tenfold.recipes.afm.chain import save_model
@@ -212,7 +211,7 @@ def mdloo(job: Annotated[MDLOOJob, Flat] = MDLOOJob(), going: Goes = ANEW) -> No
 
         before = tuning.once(run, "before", measure)
         reference = copy.deepcopy(model).requires_grad_(False)
-        drawn = in_turn(tasks.learned, job.prompts, job.seed)
+        drawn = material.in_turn(tasks.learned, job.prompts, job.seed)
         tuning.reinforce(job, run, "mdloo", model, reference, tokenizer, drawn, scorer, job.seed)
         after = tuning.once(run, "after", measure)
         fields = {"reward": "mean reward", "reference_kl": "ln π - ln π_ref, nats an answer", "kl": "KL from π_k, nats"}
@@ -279,19 +278,6 @@ def own_preferences(
             "answers: of no task are some right and some wrong; take easier or harder tasks, or more answers"
         )
     return found
-
-
-def in_turn(tasks: Sequence[Task], count: int, seed: int) -> Callable[[int], list[Task]]:
-    """Iteration to its tasks: all in turn, then again in another order."""
-
-    def of(iteration: int) -> list[Task]:
-        first, last = iteration * count, (iteration + 1) * count
-        epochs = range(first // len(tasks), -(-last // len(tasks)))
-        order = [i for epoch in epochs for i in permutation(len(tasks), seed, epoch).tolist()]
-        start = first - epochs.start * len(tasks)
-        return [tasks[i] for i in order[start : start + count]]
-
-    return of
 
 
 def _opened(verb: str, model: str, settings: Tuning | MDLOO) -> tuple[Decoder, Tokenizer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -207,3 +207,16 @@ def _rows(tasks: Sequence[Task], chatty: float = 0.0, seed: int = 0) -> list[dic
         {"prompt": task.messages[-1].content, "completion": f"{CHAT if chance.random() < chatty else ''}{task.answer}"}
         for task in tasks
     ]
+
+
+def in_turn(tasks: Sequence[Task], count: int, seed: int) -> Callable[[int], list[Task]]:
+    """Iteration to its tasks: all in turn, then again in another order."""
+
+    def of(iteration: int) -> list[Task]:
+        first, last = iteration * count, (iteration + 1) * count
+        epochs = range(first // len(tasks), -(-last // len(tasks)))
+        order = [i for epoch in epochs for i in permutation(len(tasks), seed, epoch).tolist()]
+        start = first - epochs.start * len(tasks)
+        return [tasks[i] for i in order[start : start + count]]
+
+    return of
