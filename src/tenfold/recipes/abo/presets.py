@@ -63,6 +63,6 @@ EXPECTED = {
     "local": "a language model of 0.15 M weights, trained here in half a minute of one core and kept in TENFOLD_CACHE, as a real target; a script writes the prompts; "
     "four methods and random search at 800 calls to the target at most, five seeds: each method finds what random search finds in one seed of five; four to seven minutes on a core that others shared",
     "smollm2": "SmolLM2-135M-Instruct as target and optimizer through `tenfold afm serve`, two tasks of BIG-Bench Hard, at most 120 "
-    "calls to the target a run, two seeds; no method above the starting prompt, prior bias 0.87 and 0.73: it is no optimizer; an hour of one core of a busy machine; needs TENFOLD_DATA",
+    "calls to the target a run, two seeds; no method above the starting prompt, prior bias 0.87 and 0.73: it is no optimizer; one core for about an hour, 88 minutes beside other work; needs TENFOLD_DATA",
     "paper": "the paper's tasks with models of your own at OPENAI_BASE_URL (models.target, models.optimizer); never run",
 }
