@@ -197,9 +197,9 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "a model of 1 million parameters from text to task adapters; one seed, no claim; 75 seconds on two cores",
     "laptop": "each stage against what it must beat, AdaStar against AdamW, learning rates over widths, five seeds; alignment and "
-    "compression, three seeds; an hour and a half on two cores, before the rounds of iTeC were made longer as in align",
+    "compression, three seeds; an hour and a half on two cores, before the rounds of iTeC were made as long as in align, which alone takes longer",
     "align": "the part of laptop that follows pre-training: fine-tuning, rewards, alignment, safety, compression, each against what it must beat, "
-    "three seeds; an hour on two cores that had other work, before the rounds of iTeC had ten times the prompts and five times the steps of a reward model: these take 17 to 29 minutes a seed on a busy core",
+    "three seeds; an hour and 43 minutes on two cores that had other work",
     "85M": "the official code's 85 million parameter shape; one accelerator",
     "3B": "AFM-on-device: 2.59e9 parameters and 0.15e9 in the embedding, pruned from 6.4e9; a cluster",
     "paper": "the same as 3B",
