@@ -426,7 +426,7 @@ def test_nobody_listens() -> None:
     with FaultServer() as server:
         pass
     with pytest.raises(
-        EndpointError, match=r"after 2 tries: connection failed: ConnectError.*see whether the server runs"
+        EndpointError, match=r"after 2 tries: connection failed: ConnectionRefusedError.*see whether the server runs"
     ):
         complete_all(model(server, Patience(tries=2)), [HELLO])
 

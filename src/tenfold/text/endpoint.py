@@ -39,7 +39,7 @@ class EndpointChatModel:
         stream: let the server send its reply in pieces, for gateways that cut silent connections.
         max_bytes: the longest body that is read.
     Raises:
-        UserError: openai is not installed, no key for OpenAI's own endpoint, or an address that is none.
+        UserError: openai or aiohttp is not installed, no key for OpenAI's own endpoint, or an address that is none.
     """
 
     def __init__(

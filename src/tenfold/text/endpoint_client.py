@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,11 +17,10 @@ from tenfold.core.errors import UserError
 from tenfold.text.endpoint_errors import SECRET, EndpointError, Fault, from_status, shown
 
 OPENAI = "https://api.openai.com/v1"
-KEPT = 100  # connections of an event loop that stay open while nobody asks
 
 
 class Connection:
-    """An address and its key; each event loop that posts has clients of its own, which close with the loop.
+    """An address and its key; each event loop that posts gets a client of its own, which closes with the loop.
 
     Args:
         base_url: None takes OPENAI_BASE_URL, else OpenAI's own.
@@ -30,7 +28,7 @@ class Connection:
         timeout: seconds of one request.
         max_bytes: the longest body that is read.
     Raises:
-        UserError: openai is not installed, no key for OpenAI's own address, or an address that is none.
+        UserError: openai or aiohttp is not installed, no key for OpenAI's own address, or an address that is none.
     """
 
     def __init__(self, base_url: str | None, api_key: str | None, timeout: float, max_bytes: int) -> None:
@@ -41,7 +39,7 @@ class Connection:
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._openai, self._http = _modules()
-        self._clients: dict[asyncio.AbstractEventLoop, tuple[_Clients, AsyncGenerator[_Clients, None]]] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[Any, None]]] = {}
         self._lock = threading.Lock()
 
     async def post(self, path: str, body: Mapping[str, Any], where: str) -> tuple[bytes, str]:
@@ -55,20 +53,22 @@ class Connection:
             Fault: another try may help.
             EndpointError: none will.
         """
-        clients = await self._of_this_loop()
+        client = await self._client()
         # Errors are raised `from None`: the client's own carry all that a server said, and the request with its key.
         try:
-            async with clients.one() as client, asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout):
                 response = await client.post(path, body=body, cast_to=self._http.Response)
-        except (TimeoutError, self._openai.APITimeoutError):
+        except TimeoutError:
             raise Fault(f"no answer within {self._timeout:g} s") from None
         except self._openai.APIStatusError as error:
             retry_after = error.response.headers.get("retry-after")
             raise from_status(error.status_code, error.body, retry_after, where, self._key) from None
         except (self._openai.APIConnectionError, _TooLongError) as error:
-            cause = error.__cause__ or error
+            cause = _first_cause(error)
             if isinstance(cause, _TooLongError):
                 raise EndpointError(f"{where}: the body is longer than max_bytes={self._max_bytes}") from None
+            if isinstance(cause, TimeoutError):
+                raise Fault(f"no answer within {self._timeout:g} s") from None
             reason = shown(f"{type(cause).__name__}: {cause}", self._key)
             raise Fault(f"connection failed: {reason}") from None
         content: bytes = response.content
@@ -76,78 +76,55 @@ class Connection:
             content = content.replace(self._key.encode(), b"***")
         return content, response.headers.get("content-type", "")
 
-    async def _of_this_loop(self) -> _Clients:
+    async def _client(self) -> Any:
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop not in self._clients:
                 for closed in [known for known in self._clients if known.is_closed()]:
                     del self._clients[closed]
-                life = self._connected()
-                # The generator must live as long as its clients. It reaches its yield without giving up the loop.
+                life = _connected(self._openai, self._http, self.base_url, self._key, self._timeout, self._max_bytes)
+                # The generator must live as long as its client. It reaches its yield without giving up the loop.
                 self._clients[loop] = (await anext(life), life)
             return self._clients[loop][0]
 
-    async def _connected(self) -> AsyncGenerator[_Clients, None]:
-        """Yield clients and close them with the loop: loops close the asynchronous generators that they started."""
-        trusted = self._http.create_ssl_context()  # read once, it takes longer than a request
 
-        def client() -> Any:
-            http_client = self._openai.DefaultAsyncHttpxClient(
-                verify=trusted,
-                limits=self._http.Limits(max_connections=None, max_keepalive_connections=1),
-                headers={"accept-encoding": "identity"},
-                event_hooks={"response": [self._bound]},
-            )
-            return self._openai.AsyncOpenAI(
-                api_key=self._key or "none",
-                base_url=self.base_url,
-                timeout=self._timeout,
-                max_retries=0,
-                http_client=http_client,
-            )
+async def _connected(
+    openai: ModuleType, http: ModuleType, base_url: str, key: str | None, timeout: float, max_bytes: int
+) -> AsyncGenerator[Any, None]:
+    """Yield a client and close it with the loop, or when nobody holds it any more: loops close the asynchronous generators
+    that they started. So nothing here may lead back to the `Connection`.
+    """
+    bounded = _bounded_stream(http)
 
-        clients = _Clients(client)
-        try:
-            yield clients
-        finally:
-            await clients.close()
-
-    async def _bound(self, response: Any) -> None:
+    async def bound(response: Any) -> None:
         """Before a body is read: it is never unpacked, since a small one can unpack to any size, and not read whole."""
         response.headers.pop("content-encoding", None)
-        response.stream = _bounded_stream(self._http)(response.stream, self._max_bytes)
+        response.stream = bounded(response.stream, max_bytes)
 
-
-class _Clients:
-    """Clients with one request at a time each.
-
-    A pool of connections looks through all of them for every request: of 64 requests under way that was a third of what
-    each one cost.
-    """
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._idle: list[Any] = []
-
-    @asynccontextmanager
-    async def one(self) -> AsyncGenerator[Any, None]:
-        """A client that nobody else uses meanwhile; the one used last, whose connection is the freshest."""
-        client = self._idle.pop() if self._idle else self._make()
-        try:
-            yield client
-        finally:
-            if len(self._idle) < KEPT:
-                self._idle.append(client)
-            else:
-                await client.close()
-
-    async def close(self) -> None:
-        while self._idle:
-            await self._idle.pop().close()
+    # Over aiohttp: the default pool looks through all its connections for every request, a third of what one costs among 64.
+    http_client = openai.DefaultAioHttpClient(
+        limits=http.Limits(max_connections=0),  # no limit
+        headers={"accept-encoding": "identity"},
+        event_hooks={"response": [bound]},
+    )
+    client = openai.AsyncOpenAI(
+        api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0, http_client=http_client
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 class _TooLongError(Exception):
     pass
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error came of: on the way the client calls a refused connection a timeout."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @cache
@@ -197,7 +174,7 @@ def _checked_key(key: str | None, base_url: str) -> str | None:
 
 def _modules() -> tuple[ModuleType, ModuleType]:
     """The client's package and the HTTP package under it."""
-    if find_spec("openai") is None:
-        raise UserError("openai is not installed; pip install 'tenfold[tools]'")
+    if find_spec("openai") is None or find_spec("aiohttp") is None:
+        raise UserError("openai with aiohttp is not installed; pip install 'tenfold[tools]'")
     openai = import_module("openai")
     return openai, import_module("httpx2" if int(openai.__version__.split(".")[0]) >= 3 else "httpx")
