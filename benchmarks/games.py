@@ -34,7 +34,7 @@ from tenfold.text.messages import Sampling
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 
 VOCABULARY, NEW, END_BIAS = 4096, 16, 3.8  # with the bias utterances have 7 tokens on average, one in ten all 16
-GAMES, AT_ONCE, BATCH = 256, 96, 32
+GAMES, AT_ONCE, BATCH = 256, 256, 32
 NAIVE_GAMES, BATCH_GAMES = 2, 32  # of the slower ways; their time is scaled to GAMES
 SCRIPTED, SCRIPTED_BAR = 4000, 20_000 / 60  # games, games a second
 JUDGED, JUDGE_BAR = 20_000, 50_000  # utterances, utterances a second

@@ -149,7 +149,8 @@ class Slots:
         if ended:
             self.swap(source, place)
             source = place
-        if not ended or known < len(self.tokens[place]):  # one that branches off leaves the whole where it can
+        # One that branches off leaves the whole behind, unless less would be kept so than what makes room for it holds.
+        if not ended or len(self.tokens[place]) - known > len(self.tokens[self._spare(place)]):
             moved = self.clear(place)
             source = moved if ended else source
         if known:
@@ -165,9 +166,7 @@ class Slots:
         Returns:
             the slot whose memory holds it now: in a block `place` itself still does.
         """
-        spare = min(
-            range(place, len(self.tokens)), key=lambda slot: (bool(self.tokens[slot]), self._left[slot])
-        )  # an empty one, or the one whose sequence ended longest ago
+        spare = self._spare(place)
         if spare != place and self.block:
             self.copy(place, spare, len(self.tokens[place]))
             self.adapters[spare], self._left[spare] = self.adapters[place], self._left[place]
@@ -175,6 +174,10 @@ class Slots:
             self.swap(place, spare)
         self.tokens[place] = []
         return place if self.block else spare
+
+    def _spare(self, place: int) -> int:
+        """Of the slots from `place` on an empty one, or the one whose sequence ended longest ago."""
+        return min(range(place, len(self.tokens)), key=lambda slot: (bool(self.tokens[slot]), self._left[slot]))
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give slot `target` the first `count` tokens of slot `source`."""
