@@ -24,7 +24,7 @@ class Slots:
 
     A slot remembers which tokens its keys and values belong to, also after its sequence ended: a later sequence that
     begins alike takes them over. The running sequences have the first slots. On an accelerator these are one block of
-    memory, so that a batch is attended to at once, without a gather. On a CPU, where a sequence by itself takes as
+    memory, so that a batch is attended to at once, without a gather. On a CPU, where a sequence by itself takes about as
     long as its part of a batch, slots change places by name alone.
 
     Args:
