@@ -38,6 +38,8 @@ class Connection:
         self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY"), self.base_url)
         self._timeout = timeout
         self._max_bytes = max_bytes
+        # Said again for each request: what is not said costs the client a deep copy of its sign for that.
+        self._options = {"max_retries": 0, "timeout": timeout, "headers": {}}
         self._openai, self._http = _modules()
         self._clients: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[Any, None]]] = {}
         self._lock = threading.Lock()
@@ -57,7 +59,7 @@ class Connection:
         # Errors are raised `from None`: the client's own carry all that a server said, and the request with its key.
         try:
             async with asyncio.timeout(self._timeout):
-                response = await client.post(path, body=body, cast_to=self._http.Response)
+                response = await client.post(path, body=body, cast_to=self._http.Response, options=self._options)
         except TimeoutError:
             raise Fault(f"no answer within {self._timeout:g} s") from None
         except self._openai.APIStatusError as error:
