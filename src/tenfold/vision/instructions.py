@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from tenfold.core.config import need, read_json
 from tenfold.core.errors import UserError
-from tenfold.vision.interleaved import QUESTION_FAMILIES, VQA_PROMPT, Query, scene_image, scene_question
+from tenfold.vision.interleaved import QUESTION_FAMILIES, VQA_PROMPT, Query, question_about, scene_image, scene_question
 from tenfold.vision.scenes import random_sign
 from tenfold.vision.scenes_reasoning import FAMILIES, ask, draw_scenes
 
@@ -31,6 +32,8 @@ class Instructions(Sequence[Segments]):
         worked: share of "several" in which the steps come before the answer.
         demos: most demonstrations before a question of "several": of the same family, with worked answers where its own is;
             as many as are drawn from 0 to this.
+        turns: most questions of "scenes" and "easy_vqa" about one picture, one after the other as in a conversation; in the
+            training part.
         part: "train" or "test".
         easy: the folder of easy-VQA's data, for that task.
     """
@@ -40,6 +43,7 @@ class Instructions(Sequence[Segments]):
     size: int
     worked: float = 0.0
     demos: int = 0
+    turns: int = 1
     part: str = "train"
     easy: str | None = None
 
@@ -50,6 +54,7 @@ class Instructions(Sequence[Segments]):
             raise ValueError(f"part: got {self.part!r}, need train or test")
         need("worked", self.worked, 0, 1)
         need("demos", self.demos, 0)
+        need("turns", self.turns, 1)
 
     def __len__(self) -> int:
         return self.size
@@ -64,6 +69,8 @@ class Instructions(Sequence[Segments]):
         """The example as a question to be answered."""
         task = self.tasks[index % len(self.tasks)]
         rng = np.random.default_rng([self.seed, 2 if self.part == "train" else 3, index])
+        if task in ("scenes", "easy_vqa") and self.turns > 1 and self.part == "train":
+            return conversation(task, rng, self.turns, self.easy)
         if task != "several" or not (self.worked or self.demos):
             return make_query(task, rng, easy=self.easy, part=self.part)
         worked = bool(rng.random() < self.worked)
@@ -79,6 +86,41 @@ def with_demos(query: Query, shots: int, rng: np.random.Generator, *, worked: bo
         if drawn.note == query.note:
             demos.append(answered(drawn))
     return replace(query, demos=tuple(demos))
+
+
+def conversation(task: str, rng: np.random.Generator, turns: int, easy: str | None = None) -> Query:
+    """Questions of "scenes" or "easy_vqa" about one picture, which goes before the first of them.
+
+    Args:
+        turns: how many at most, each of another family as far as there are some; of a scene never two of one family.
+    """
+    if task == "scenes":
+        first = make_query(task, rng)
+        objects = first.prompt[0]["image"]["scene"]
+        queries = [first]
+        for family in rng.permutation([each for each in QUESTION_FAMILIES if each != first.note])[: turns - 1]:
+            if found := question_about(objects, str(family), rng):
+                question, answer = found
+                queries.append(_asked([], question, answer, str(family)))
+    else:
+        questions = easy_questions(easy, "train")
+        image = questions[rng.integers(len(questions))][2]
+        about = _by_image(easy)[image]
+        drawn = [questions[about[i]][:2] for i in rng.permutation(len(about))]
+        queries = [_asked([], question, answer, easy_family(question, answer)) for question, answer in drawn]
+        firsts = {query.note: query for query in reversed(queries)}  # of each family
+        queries = sorted(queries, key=lambda query: query is not firsts[query.note])[:turns]
+        queries[0] = replace(queries[0], prompt=[{"image": image}, *queries[0].prompt])
+    return replace(queries[-1], demos=tuple(answered(query) for query in queries[:-1]))
+
+
+@cache
+def _by_image(easy: str | None) -> dict[str, list[int]]:
+    """Which questions of the training part are about each picture."""
+    found: dict[str, list[int]] = {}
+    for index, (_, _, image) in enumerate(easy_questions(easy, "train")):
+        found.setdefault(image, []).append(index)
+    return found
 
 
 def answered(query: Query) -> Segments:
@@ -116,7 +158,7 @@ def make_query(
     if task == "easy_vqa":
         questions = easy_questions(easy, part)
         question, answer, image = questions[rng.integers(len(questions))]
-        return _asked([{"image": image}], question, answer, "easy_vqa")
+        return _asked([{"image": image}], question, answer, easy_family(question, answer))
     raise ValueError(f"task: got {task!r}, need one of {', '.join(TASKS)}")
 
 
@@ -126,6 +168,13 @@ def final_answer(text: str) -> str:
 
 
 _EASY: dict[tuple[str | None, str], list[tuple[str, str, str]]] = {}
+
+
+def easy_family(question: str, answer: str) -> str:
+    """What a question of easy-VQA asks for."""
+    if answer in ("yes", "no"):
+        return "yes or no"
+    return "colour" if "color" in question else "shape"
 
 
 def easy_questions(folder: str | None, part: str) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from tenfold.core.errors import UserError
 from tenfold.vision.picture_refs import span_ref
 from tenfold.vision.rows import check_keys
-from tenfold.vision.scenes import COLOURS, COLUMNS, SHAPES, SIZES, caption, random_scene, scene_questions
+from tenfold.vision.scenes import COLOURS, COLUMNS, SHAPES, SIZES, Scene, caption, random_scene, scene_questions
 from tenfold.vision.webdataset import read_about, read_shard
 
 ATTRIBUTES = ("colour", "shape", "size", "column")
@@ -189,14 +189,20 @@ def scene_question(rng: np.random.Generator, family: str | None = None) -> tuple
     """A scene, a question about it and the answer; every answer of the scene's questions is drawn as often."""
     while True:
         objects = random_scene(rng)
-        family_here = family or QUESTION_FAMILIES[rng.integers(len(QUESTION_FAMILIES))]
-        asked = [each for each in scene_questions(objects) if each.family == family_here]
-        if asked:
-            answers = sorted({each.answer for each in asked})
-            answer = answers[rng.integers(len(answers))]
-            fitting = [each for each in asked if each.answer == answer]
-            chosen = fitting[rng.integers(len(fitting))]
-            return objects, chosen.question, chosen.answer
+        if found := question_about(objects, family or QUESTION_FAMILIES[rng.integers(len(QUESTION_FAMILIES))], rng):
+            return objects, *found
+
+
+def question_about(objects: Scene, family: str, rng: np.random.Generator) -> tuple[str, str] | None:
+    """A question of a family about a scene, and the answer; none where the scene has no such question."""
+    asked = [each for each in scene_questions(objects) if each.family == family]
+    if not asked:
+        return None
+    answers = sorted({each.answer for each in asked})
+    answer = answers[rng.integers(len(answers))]
+    fitting = [each for each in asked if each.answer == answer]
+    chosen = fitting[rng.integers(len(fitting))]
+    return chosen.question, chosen.answer
 
 
 @dataclass(frozen=True)

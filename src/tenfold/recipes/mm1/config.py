@@ -226,17 +226,20 @@ class Tuning:
         worked: share of the questions over several pictures whose answers come after their steps.
         demos: most demonstrations before such a question, answered in its way: without them a model that was tuned on single
             questions no longer takes up the way that demonstrations answer in.
+        turns: most questions of "scenes" and "easy_vqa" about one picture in a document, as in a conversation.
         training: steps and rates; the paper tunes with a cosine to 0.
     """
 
     tasks: tuple[Task, ...] = ("scenes",)
     worked: float = 0.0
     demos: int = 0
+    turns: int = 1
     training: Training = Training(steps=0, final=0.0)
 
     def __post_init__(self) -> None:
         need("worked", self.worked, 0, 1)
         need("demos", self.demos, 0)
+        need("turns", self.turns, 1)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks: got {self.tasks}, need one or more, all different")
 

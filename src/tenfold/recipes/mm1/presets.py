@@ -76,9 +76,9 @@ PRESETS: dict[str, Config] = {
     ),
     "easy-vqa": Config(
         vision=Vision(size=32, patch=4),
-        connector=Connector(tokens=16),
+        connector=Connector(tokens=4),
         pretrain=Training(steps=0),
-        sft=Tuning(("easy_vqa",), training=Training(steps=1500, final=0.0, lr=2e-3, length=192)),
+        sft=Tuning(("easy_vqa",), turns=3, training=Training(steps=1500, final=0.0, lr=1e-3, length=192)),
         evaluation=Evaluation(tuned=2000),
         seeds=(0, 1, 2),
         workers=2,
