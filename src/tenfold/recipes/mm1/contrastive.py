@@ -128,12 +128,17 @@ def texts_of(emoji: EmojiNames) -> list[str]:
 
 
 def clip_pairs(emoji: EmojiNames, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """(picture, text) indices of every drawing with its name and each keyword, and the number of each pair's caption."""
+    """(picture, text) indices of every drawing with its name and each keyword, and the number of each pair's caption.
+
+    A name stands there as often as all keywords of its drawing together: else a step of 128 pairs has few of them.
+    """
     numbers = {text: index for index, text in enumerate(texts_of(emoji))}
     pairs, picture = [], 0
     for row in emoji.rows:
         for _ in row["images"]:
-            pairs += [(picture, numbers[text]) for text in dict.fromkeys((row["name"]["en"], *row["keywords"]))]
+            name = row["name"]["en"]
+            others = [text for text in dict.fromkeys(row["keywords"]) if text != name]
+            pairs += [(picture, numbers[text]) for text in (*[name] * max(len(others), 1), *others)]
             picture += 1
     table = torch.tensor(pairs)
     return table, table[:, 1].clone()
