@@ -34,7 +34,7 @@ class TableColumns:
         time: when, hours or dates.
         variable: what was measured.
         value: its number.
-        trigger: of the table of subjects: when the prediction is made.
+        trigger: of the table of subjects: when its grid ends, from when on outcomes are counted.
     """
 
     subject: str = ""

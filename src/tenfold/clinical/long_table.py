@@ -29,7 +29,7 @@ class LongColumns:
         subject: in both tables; any text.
         time: hours as numbers, or dates and times; on one clock with `trigger`.
         variable, value: what was measured and its number; an empty value counts 1.
-        trigger: of the second table, when the prediction is made; may be absent there.
+        trigger: of the second table, when the grid ends; may be absent there under this name.
     """
 
     subject: str = "id"
@@ -114,6 +114,10 @@ def read_long_table(
         raise UserError(f"{outcomes}: subject {twice!r} stands in several rows, need one a subject")
 
     rows = np.array([row_of.get(identifier, -1) for identifier in measured.subject], dtype=np.int64)
+    if measured.subject and (rows < 0).all():
+        raise UserError(
+            f"{outcomes}: none of its subjects is in {measurements}: {ids[0]!r:.40} here, {measured.subject[0]!r:.40} there"
+        )
     first = np.full(len(ids), np.inf)
     np.minimum.at(first, rows[rows >= 0], measured.hours[rows >= 0])
     trigger = first + steps * step_hours
@@ -169,7 +173,9 @@ def _measurements(path: Path, named: LongColumns) -> _Measurements:
 
 def _outcome_table(path: Path, named: LongColumns, events: Sequence[EventSpec], statics: Sequence[str]) -> Block:
     needed = [column for event in events for column in (f"{event.name}_hours", f"{event.name}_observed")]
-    return read_columns(path, (named.subject, *needed, *statics), (named.trigger,))
+    chosen = named.trigger != LongColumns.trigger  # by its name: then it must be there
+    wanted = (named.subject, *needed, *statics, *((named.trigger,) if chosen else ()))
+    return read_columns(path, wanted, (named.trigger,))
 
 
 def _outcome(table: Block | None, event: EventSpec, count: int) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def read_blocks(path: Path, required: Sequence[str], optional: Sequence[str] = (
         UserError: absent, damaged, or without a required column.
     """
     if not path.is_file():
-        raise DataNotFound(f"{path} not found")
+        raise DataNotFound(f"{path} is a folder, need a file" if path.is_dir() else f"{path} not found")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     try:
         if suffixes[-1:] == [".parquet"]:
@@ -198,7 +199,7 @@ def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) ->
             raise UserError(f"{path}: not UTF-8; save it as UTF-8")
     # One thread, so that rows have numbers in Arrow's own messages and memory stays at a block or two.
     options = pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    with packed.opened(path) as content, pacsv.open_csv(content, read_options=options) as header:
+    with _opened(path) as content, pacsv.open_csv(content, read_options=options) as header:
         present = header.schema.names
     names = _matched(path, present, required, optional)
     convert = pacsv.ConvertOptions(
@@ -208,10 +209,29 @@ def _csv_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) ->
         null_values=[""],
     )
     with (
-        packed.opened(path) as content,
+        _opened(path) as content,
         pacsv.open_csv(content, read_options=options, convert_options=convert) as reader,
     ):
         yield from _numbered(path, reader, names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The content of a table, in files and memory of Arrow's own where that can be: its threads read ahead, and one that wants
+    Python's lock while the program ends, to read or to free, would abort it."""
+    if path.suffix.lower() != ".gz":
+        with pa.OSFile(str(path)) as file:
+            yield file
+        return
+    with packed.opened(path) as content:
+        start = content.read(BLOCK_BYTES)
+    if len(start) < BLOCK_BYTES:
+        copied = pa.BufferOutputStream()
+        copied.write(start)
+        yield pa.BufferReader(copied.getvalue())
+        return
+    with packed.opened(path) as content:
+        yield content
 
 
 def _parquet_blocks(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Block]:

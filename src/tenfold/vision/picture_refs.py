@@ -51,7 +51,7 @@ def read_file(path: Path) -> bytes:
         UserError: absent, no plain file, or larger than 256 MiB.
     """
     if not path.is_file():
-        raise UserError(f"picture not found: {path}")
+        raise UserError(f"{path} is a folder, need a picture" if path.is_dir() else f"picture not found: {path}")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read; make it smaller")
     try:

@@ -64,7 +64,12 @@ def of_relations(kg: KnowledgeGraph, split: str, config: Config) -> Tensor:
     triples = kg.splits[split]
     if not config.training.relations:
         return triples
-    wanted = torch.tensor([kg.relation_id(name) for name in config.training.relations], device=triples.device)
+    try:
+        wanted = torch.tensor([kg.relation_id(name) for name in config.training.relations], device=triples.device)
+    except UserError as fault:
+        raise UserError(
+            f"training.relations: {fault}; name relations of this graph, or take a preset without any, such as umls"
+        ) from None
     own = triples[torch.isin(triples[:, 1], wanted)]
     if not len(own):
         raise UserError(

@@ -39,7 +39,7 @@ def answer(
     head: tuple[str, ...] = (),
     relation: str = "",
     k: int = 5,
-    mask_known: bool = False,
+    mask_known: bool = True,
     width: int | None = None,
 ) -> None:
     """Answer (head, relation, ?): ranked answers with their probabilities and the paths that lead to them.
@@ -49,7 +49,7 @@ def answer(
         head: names of entities, one query each.
         relation: its name; with _inv at its end it is asked against its direction.
         k: answers of a query.
-        mask_known: take away the edges that answer the query in the graph, so that an answer must be found another way.
+        mask_known: hide the edges that answer the query in the graph, as training does: a walker has never met them.
         width: of the beam; none takes the model's own.
     """
     for answers in _ask(model, head, relation, k, mask_known, width):
@@ -66,7 +66,7 @@ def explain(
     relation: str = "",
     out: Path = Path("answers.html"),
     k: int = 5,
-    mask_known: bool = False,
+    mask_known: bool = True,
     width: int | None = None,
 ) -> None:
     """Write the answers as one self-contained page: probabilities, paths, a map of all, what else could have led there.
@@ -77,7 +77,7 @@ def explain(
         relation: its name; with _inv at its end it is asked against its direction.
         out: the page.
         k: answers of a query.
-        mask_known: take away the edges that answer the query in the graph.
+        mask_known: hide the edges that answer the query in the graph, as training does.
         width: of the beam; none takes the model's own.
     """
     _check_out(out, ".html")

@@ -67,8 +67,8 @@ def read_histories(opened: Opened, source: Source) -> Histories:
     # A flag that is nowhere set stands for nobody's having written it down.
     seen = (mask & (~flags | (x != reading.unset(names)[columns]))).any((1, 2))
     if len(ids) and not seen.any():
-        some = ", ".join(inputs.variables[:5])
-        raise UserError(f"patients: {path}: holds none of the model's variables before the prediction ({some}, ...)")
+        some = ", ".join(inputs.variables[:5]) + (", ..." if len(inputs.variables) > 5 else "")
+        raise UserError(f"patients: {path}: holds none of the model's variables before the prediction ({some})")
     time = np.full(len(ids), np.datetime64("NaT", "us")) if time is None else time
     return Histories(x, mask, ids, time, int((~seen).sum()))
 

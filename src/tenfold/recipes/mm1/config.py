@@ -9,7 +9,7 @@ from typing import Literal
 from tenfold.core.config import did_you_mean, need, need_distinct, need_seeds
 from tenfold.vision.connectors import CONNECTORS
 
-CaptionSource = Literal["scenes", "emoji", "stamps", "clipart"]
+CaptionSource = Literal["scenes", "emoji", "stamps", "clipart", "files"]
 Rule = Literal["attr", "vqa", "lang", "group", "bind"]
 Task = Literal["scenes", "reading", "several", "easy_vqa"]
 AXES = ("mix", "connector", "resolution", "tokens", "encoder", "decoder", "task", "tiles")
@@ -120,7 +120,8 @@ class Data:
     """What is read.
 
     Args:
-        captions: sources of pictures with captions; "scenes" are drawn for the purpose.
+        captions: sources of pictures with captions; "scenes" are drawn for the purpose, "files" are your own.
+        path: of "files": a folder of pictures with captions of the same name (.txt), or WebDataset shards.
         interleaved: rules of the interleaved documents; lang, group and bind need the emoji.
         text: text-only documents: "glosses" of WordNet, or "lexicon", which comes along.
         per_epoch: generated documents of each kind in an epoch.
@@ -129,6 +130,7 @@ class Data:
     """
 
     captions: tuple[CaptionSource, ...] = ("scenes",)
+    path: Path | None = None
     interleaved: tuple[Rule, ...] = ("attr", "vqa")
     text: Literal["lexicon", "glosses"] = "lexicon"
     per_epoch: int = 20_000
@@ -140,6 +142,10 @@ class Data:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}: got {values}, need one or more, all different")
+        if ("files" in self.captions) != (self.path is not None):
+            raise ValueError(
+                "path: needed with captions files, and only there, say --data.captions files --data.path MY"
+            )
         need("per_epoch", self.per_epoch, 1)
         need("synthetic", self.synthetic, 0, 1)
 

@@ -12,7 +12,7 @@ from tenfold.core.stream import ArrayStream, Batcher, Mixture
 from tenfold.games.files import load_lexicon
 from tenfold.recipes.mm1.config import Config, Data, Mix, Training
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
-from tenfold.vision.document_readers import read_texts
+from tenfold.vision.document_readers import read_captions, read_texts
 from tenfold.vision.document_tokens import special_ids, with_image_token
 from tenfold.vision.image_processor import ImageProcessor
 from tenfold.vision.instructions import Instructions
@@ -54,6 +54,8 @@ def caption_pairs(settings: Data) -> list[Segments]:
                 for row in emoji_of(settings).rows
                 for image in row["images"]
             ]
+        elif source == "files" and settings.path is not None:
+            found += read_captions(settings.path, CAPTION_PROMPT + " {caption}")
         elif source != "scenes":
             found += _shard_captions(data_file(settings, f"{source}-train.tar"))
     return found

@@ -19,7 +19,8 @@ _LAPTOP_TUNING = Tuning(
     ("scenes", "several"),
     worked=0.5,
     demos=8,
-    training=Training(steps=250, rows=6, length=512, images=48, final=0.0, lr=2e-3),
+    turns=6,
+    training=Training(steps=800, rows=6, length=512, images=48, final=0.0, lr=1e-3),
 )
 
 PRESETS: dict[str, Config] = {
@@ -98,14 +99,14 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "a model of half a million weights finds a hidden rule in the lines after earlier pictures; it hardly reads the pictures themselves yet, "
     "and its answers about scenes are guesses; one seed, no claim; about 50 seconds of processor time",
-    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour of processor time by its timed steps, "
-    "half of that on two idle cores; not run whole yet",
+    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour and a quarter of processor time by its "
+    "timed steps, half of that on two idle cores; run whole with 250 steps of tuning, not yet with 800",
     "ablation": "connector, tokens, resolution and encoder in pre-training beside the paper's figures; three seeds; 35 minutes of processor time by its timed steps, half "
     "of that on two idle cores; not run whole yet",
     "reading": "resolution, tiles, tokens and connectors on signs of three letters and on scenes, tuned from random weights; three seeds; 90 minutes of processor time by its "
     "timed steps, half of that on two idle cores; not run whole yet",
     "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; three seeds; half an hour of processor time by its timed "
-    "steps; not run whole yet",
-    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; 50 minutes of "
-    "processor time by its timed steps; not run whole yet",
+    "steps, 40 minutes beside other work",
+    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; an hour beside "
+    "other work",
 }

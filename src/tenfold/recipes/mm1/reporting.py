@@ -26,9 +26,8 @@ def report(config: Config, run: Run, rows: Sequence[Row], encoders: Sequence[Row
         )
     run.table("cells", findings.cell_table(config, rows), note=f"What each cell changes, and what comes of it. {over}")
     if tuned := findings.tuned_table(config, rows):
-        run.table(
-            "tuned", tuned, note=f"Questions of scenes, words and answers never trained on in this combination. {over}"
-        )
+        asked = "Of scenes, words and answers never trained on in this combination; of easy-VQA its test part."
+        run.table("tuned", tuned, note=f"{asked} {over}")
     if encoders:
         run.table("names and drawings", encoder_table(encoders), note="Held-out emoji; pixels: cosine of raw pixels with their mean removed.")  # fmt: skip
     if drawers:

@@ -154,7 +154,9 @@ def learn(
         label = f"mix {mix.captions:g}/{mix.interleaved:g}/{mix.text:g}" + (" control" if mix.control else "")
     else:
         sft = config.sft
-        documents = Instructions(sft.tasks, job.seed, config.data.per_epoch, worked=sft.worked, demos=sft.demos, turns=sft.turns)
+        documents = Instructions(
+            sft.tasks, job.seed, config.data.per_epoch, worked=sft.worked, demos=sft.demos, turns=sft.turns
+        )
         label = f"tasks {','.join(sft.tasks)}"
     collate = Collate(special_ids(tokenizer), processor)
     if config.vision.frozen and mesh is None:

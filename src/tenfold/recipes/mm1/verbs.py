@@ -58,6 +58,8 @@ def chat(
     """
     need("--max-new", max_new, 1)
     need("--temperature", temperature, 0)
+    if question is not None and not question.strip():
+        raise UserError("--question: got an empty one, need a question")
     opened = find_model(model)
     pictures = [{"image": read_file(path)} for path in image]
     for path, picture in zip(image, pictures, strict=True):
@@ -96,7 +98,10 @@ def eval_(
     """
     if annotations is None or (task == "vqa" and questions is None):
         raise UserError("--annotations, --questions: need both for vqa, --annotations for caption")
+    if task == "caption" and questions is not None:
+        raise UserError(f"--questions: got {questions} with --task caption, which has none; leave it out")
     need("--limit", limit, 1)
+    _picture_name(pattern, "1")
     opened = find_model(model)
     if task == "vqa":
         assert questions is not None
@@ -107,7 +112,11 @@ def eval_(
         captions = dict(list(read_coco_captions(annotations).items())[:limit])
         ids = list(captions)
         prompts = [CAPTION_PROMPT] * len(ids)
-    files = [images / pattern.format(image_id=_checked_id(each)) for each in ids]
+    if not ids:
+        raise UserError(
+            f"{questions if task == 'vqa' else annotations}: holds no {'question' if task == 'vqa' else 'caption'}"
+        )
+    files = [images / _picture_name(pattern, _checked_id(each)) for each in ids]
     documents = [[{"image": str(file)}, {"text": prompt}] for file, prompt in zip(files, prompts, strict=True)]
     said = [printable(each.text.strip()) for each in generate(opened, documents, 32, STOPS[task])]
     if task == "vqa":
@@ -359,6 +368,18 @@ def _checked_id(value: Any) -> str:
     if "/" in text or "\\" in text or ".." in text:
         raise UserError(f"image_id: got {text!r:.60}, need a name without folders")
     return text
+
+
+def _picture_name(pattern: str, image_id: str) -> str:
+    try:
+        name = pattern.format(image_id=image_id)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        name = ""
+    if image_id not in name:
+        raise UserError(
+            f"--pattern: got {pattern!r:.60}, need a name with {{image_id}} in it, such as {{image_id}}.png"
+        )
+    return name
 
 
 def _point(text: str) -> tuple[float, float]:
