@@ -103,6 +103,11 @@ def test_columns_of_other_names_and_no_trigger(tmp_path: Path) -> None:
     assert data.mask[0, :, 0].all()
 
 
+def test_a_trigger_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"o.csv: no column asked_at; it has id, trigger"):
+        read(tmp_path, columns=LongColumns(trigger="asked_at"))
+
+
 def test_prediction_needs_no_outcomes(tmp_path: Path) -> None:
     data = read(tmp_path, outcomes=None, statics=())
     assert data.ids == ["a", "b", "c"]
@@ -130,6 +135,11 @@ def test_prediction_needs_no_outcomes(tmp_path: Path) -> None:
         (MEASURED, OUTCOMES + "a,2,1,0,1\n", "o.csv: subject 'a' stands in several rows, need one a subject"),
         (MEASURED, OUTCOMES.replace("death_observed", "dead"), "o.csv: no column death_observed"),
         (MEASURED, OUTCOMES.splitlines()[0] + "\n", "o.csv: holds no subject"),
+        (
+            MEASURED,
+            OUTCOMES.splitlines()[0] + "\nx,2,1,0,1\n",
+            "o.csv: none of its subjects is in .*m.csv: 'x' here, 'a' there",
+        ),
         (MEASURED + "a,1,HR,1e300\n", OUTCOMES, "m.csv row 8, column value: got '1e300', need a finite number"),
         (
             MEASURED,

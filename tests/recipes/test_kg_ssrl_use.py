@@ -52,6 +52,24 @@ def test_answers_come_with_their_paths(run_folder: Path, capsys: pytest.CaptureF
     assert "[untrained]" in printed and "[untrained]" not in "".join(lines)
 
 
+def test_edges_that_answer_are_hidden_unless_asked_for(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kg = KnowledgeGraph.load(run_folder / "graphs" / "synthetic.npz")
+    asked = kg.splits["train"][kg.splits["train"][:, 1] == kg.relation_id("q")][:8, 0]
+    sources = dict.fromkeys(kg.entity_names[int(entity)] for entity in asked)
+
+    def printed(*more: str) -> str:
+        words = ["kg-ssrl", "answer", str(run_folder), "--head", *sources, "--relation", "q", "--k", "50"]
+        assert main([*words, *more]) == 0
+        return capsys.readouterr().out
+
+    def walks_the_edge(text: str) -> bool:
+        lines = (line for line in text.splitlines() if not line.endswith("?"))
+        return any(line.count("-q-> ") == line.count("-> ") == 1 for line in lines)
+
+    assert printed() == printed("--mask-known") != printed("--no-mask-known")
+    assert walks_the_edge(printed("--no-mask-known")) and not walks_the_edge(printed())
+
+
 def test_explain_writes_one_page(run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     words = ["kg-ssrl", "explain", str(run_folder), "--head", "e1", "--relation", "q", "--out", str(out)]
@@ -126,7 +144,7 @@ def test_stats_and_labels_of_any_graph(tmp_path: Path, capsys: pytest.CaptureFix
         (["tiny", "--graphs", "files", "--data.path", "TORN"], "torn.tsv line 2: got 'a\\tb'"),
         (["tiny", "--graphs", "files", "--data.path", "INVERSE"], "relation 'r_inv': ends in _inv"),
         (["tiny", "--graphs", "files", "--data.path", "SHORT"], "no triple can be held out for valid"),
-        (["tiny", "--training.relations", "p"], "unknown relation 'p'"),
+        (["tiny", "--training.relations", "p"], "training.relations: unknown relation 'p'"),
         (["tiny", "--sl.labels", "minerva"], "sl.labels: minerva goes with"),
         (["tiny", "--sl.loss", "mse"], "loss"),
         (["tiny", "--rl.baseline", "avg_reward", "--training.rollouts", "1"], "training.rollouts: got 1 with rl.baseline"),

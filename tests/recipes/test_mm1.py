@@ -192,6 +192,26 @@ def test_eval_scores_files_of_the_field(run_folder: Path, tmp_path: Path, capsys
     assert main(["mm1", "eval", str(run_folder), "--task", "caption", "--annotations", str(tmp_path / "c.json"), *common]) == 0  # fmt: skip
     assert "CIDEr" in capsys.readouterr().out
     assert main(["mm1", "eval", str(run_folder)]) == 2
+    capsys.readouterr()
+    (tmp_path / "none.json").write_text('{"questions": [], "annotations": []}')
+    (tmp_path / "list.json").write_text("[]")
+    empty = ["--questions", str(tmp_path / "none.json"), "--annotations", str(tmp_path / "a.json")]
+    for words, told in (
+        ([*questions, "--pattern", "{nope}.png"], "--pattern: got '{nope}.png', need a name with {image_id} in it"),
+        ([*questions, "--pattern", "x.png"], "--pattern: got 'x.png', need a name with {image_id} in it"),
+        ([*questions, "--pattern", "{image_id:d}"], "--pattern: got '{image_id:d}'"),
+        (empty, "none.json: holds no question"),
+        (["--task", "caption", "--annotations", str(tmp_path / "none.json")], "none.json: holds no caption"),
+        (["--task", "caption", *questions], "with --task caption, which has none"),
+        (
+            ["--questions", str(tmp_path / "list.json"), "--annotations", str(tmp_path / "a.json")],
+            "list.json: got list, need",
+        ),
+    ):
+        assert main(["mm1", "eval", str(run_folder), *common[:2], "--out", str(tmp_path / "no"), *words]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1, error
+    assert not (tmp_path / "no").exists()
 
 
 def test_report_export_law_and_sizes(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from tenfold.graph.policies import Policy
 from tenfold.graph.rollout import rollout
 from tenfold.graph.rules import Rule, mine_rules
 from tenfold.recipes.kg_ssrl.config import Config
-from tenfold.recipes.kg_ssrl.learning import STAGES
+from tenfold.recipes.kg_ssrl.learning import STAGES, trained_relations
 from tenfold.recipes.kg_ssrl.published import Settings
 
 WALKS, ASKED = 100, 200  # walks of a query, and queries, behind the count of rewarded paths
@@ -64,12 +64,7 @@ def of_relations(kg: KnowledgeGraph, split: str, config: Config) -> Tensor:
     triples = kg.splits[split]
     if not config.training.relations:
         return triples
-    try:
-        wanted = torch.tensor([kg.relation_id(name) for name in config.training.relations], device=triples.device)
-    except UserError as fault:
-        raise UserError(
-            f"training.relations: {fault}; name relations of this graph, or take a preset without any, such as umls"
-        ) from None
+    wanted = torch.tensor(trained_relations(config, kg), device=triples.device)
     own = triples[torch.isin(triples[:, 1], wanted)]
     if not len(own):
         raise UserError(

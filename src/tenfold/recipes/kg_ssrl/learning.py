@@ -56,17 +56,29 @@ def build_learner(config: Config, base: Base, settings: Settings, kg: KnowledgeG
     return Learner(policy, EmaBaseline(settings.ema_rate) if config.rl.baseline == "ema" else None)
 
 
+def trained_relations(config: Config, kg: KnowledgeGraph) -> list[int]:
+    """The ids of `training.relations`.
+
+    Raises:
+        UserError: one that the graph lacks.
+    """
+    try:
+        return [kg.relation_id(name) for name in config.training.relations]
+    except UserError as fault:
+        raise UserError(
+            f"training.relations: {fault}; name some of this graph, or take a preset that trains on all, such as umls"
+        ) from None
+
+
 def training_queries(config: Config, kg: KnowledgeGraph) -> Tensor:
     """(source, relation, target) [n, 3] to train on.
 
     Raises:
-        UnknownName: a relation that the graph lacks.
-        UserError: nothing left to train on.
+        UserError: a relation that the graph lacks, or nothing left to train on.
     """
     triples = kg.splits["train"].cpu()
     if config.training.relations:
-        wanted = torch.tensor([kg.relation_id(name) for name in config.training.relations])
-        triples = triples[torch.isin(triples[:, 1], wanted)]
+        triples = triples[torch.isin(triples[:, 1], torch.tensor(trained_relations(config, kg)))]
     if config.training.queries == "both":
         triples = torch.cat([triples, torch.stack([triples[:, 2], kg.inverse(triples[:, 1]), triples[:, 0]], 1)])
     if not len(triples):

@@ -19,7 +19,7 @@ from tenfold.recipes.kg_ssrl.config import Config
 from tenfold.recipes.kg_ssrl.evaluation import of_relations, rules_of
 from tenfold.recipes.kg_ssrl.experiment import plan
 from tenfold.recipes.kg_ssrl.graphs import describe, graph_file
-from tenfold.recipes.kg_ssrl.learning import STAGES
+from tenfold.recipes.kg_ssrl.learning import STAGES, trained_relations
 from tenfold.recipes.kg_ssrl.training import Job, model_folder
 
 Row = dict[str, Any]
@@ -126,7 +126,7 @@ def _right(kg: KnowledgeGraph, known: AnswerIndex, source: int, relation: int, a
 def show_rules(config: Config, run: Run, job: Job, reasoner: Reasoner) -> None:
     """The path rules that the first walker follows."""
     kg = reasoner.kg
-    relations = [kg.relation_id(name) for name in config.training.relations]
+    relations = trained_relations(config, kg)
     rules = rules_of(
         reasoner.policy, kg, horizon=reasoner.horizon, mask_inverse=reasoner.mask_inverse, relations=relations
     )

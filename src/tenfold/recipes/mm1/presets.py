@@ -101,8 +101,8 @@ EXPECTED = {
     "and its answers about scenes are guesses; one seed, no claim; about 50 seconds of processor time",
     "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour and a quarter of processor time by its "
     "timed steps, half of that on two idle cores; run whole with 250 steps of tuning, not yet with 800",
-    "ablation": "connector, tokens, resolution and encoder in pre-training beside the paper's figures; three seeds; 35 minutes of processor time by its timed steps, half "
-    "of that on two idle cores; not run whole yet",
+    "ablation": "connector, tokens, resolution and encoder in pre-training beside the paper's figures; three seeds; half an hour on two "
+    "busy cores",
     "reading": "resolution, tiles, tokens and connectors on signs of three letters and on scenes, tuned from random weights; three seeds; 90 minutes of processor time by its "
     "timed steps, half of that on two idle cores; not run whole yet",
     "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; three seeds; half an hour of processor time by its timed "
