@@ -124,7 +124,7 @@ class EventTimeDataset:
         ids: the patient of each row; default "0", "1", ...
         observation_names, intervention_names, static_names: of D, U and G; default x0, u0, static0, ...
         parts: "train", "valid" or "test" of each row, where the source says so; else the split is by SHA-256 of the id.
-        prediction_time: the trigger as datetime64[us] [N], where the source has clock times.
+        prediction_time: the trigger, datetime64 of microseconds [N], where the source has clock times.
         scaling: of "observations" and of "static" values, to be kept with a model and used on new data.
     Raises:
         ValueError: naming the field, and the row and the event where there is one.

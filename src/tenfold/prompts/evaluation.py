@@ -24,10 +24,10 @@ class ScoreMatrix:
         prompts: the P prompts.
         ids: of the N examples.
         scores: [P, N] in [0, 1]; NaN where the scorer failed or the model could not read the prompt.
-        predictions: [P][N] replies.
-        answers: [P][N] what was read in them; None where nothing could be.
+        predictions: N replies to each prompt.
+        answers: what was read in each of them; None where nothing could be.
         format_errors: [P, N] replies without a readable answer.
-        errors: [P][N] why there is no score; None where there is one.
+        errors: of each, why there is no score; None where there is one.
     """
 
     prompts: tuple[str, ...]
