@@ -387,7 +387,7 @@ def test_a_model_is_chosen_by_what_it_is(icu_run: Path) -> None:
     assert model_folder(icu_run).name == "finetuned" and model_folder(icu_run).parent.name == "death48-first_order-100pct-seed0"  # fmt: skip
     chosen = model_folder(icu_run, Choice(mode="supervised", label_percent=30.0, seed=1))
     assert (chosen.parent.name, chosen.name) == ("death48-supervised-30pct-seed1", "end_to_end")
-    with pytest.raises(UserError, match="no such model; its finished ones lie in"):
+    with pytest.raises(UserError, match="no such model; it has "):
         model_folder(icu_run, Choice(mode="cotrain"))
     assert list(read_weights(icu_run))[:2] == list(read_model(chosen).inputs.variables)[:2]
 

@@ -118,6 +118,11 @@ class Run:
             raise UserError(f"not a run folder (no run.json in it): {folder}")
         return cls(folder, clock=clock)
 
+    def need_recipe(self, recipe: str) -> None:
+        """Raise UserError where it is another recipe's."""
+        if self.recipe != recipe:
+            raise UserError(f"{self.path} is a run of {self.recipe}, need one of {recipe}")
+
     @property
     def recipe(self) -> str:
         name: str = self.about["recipe"]

@@ -12,7 +12,7 @@ from tenfold.core.errors import UserError, printable
 from tenfold.demo import limits
 from tenfold.demo.shelf import Room
 from tenfold.demo.tab import Tab, handle
-from tenfold.recipes.mm1.verbs import find_model
+from tenfold.recipes.mm1.find_model import find_model
 from tenfold.vision.images import decode
 from tenfold.vision.interleaved import VQA_PROMPT, scene_question
 from tenfold.vision.multimodal import MultimodalLM

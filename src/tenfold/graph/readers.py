@@ -40,7 +40,7 @@ def read_folder(path: str | Path, order: str = "hrt") -> dict[str, list[Triple]]
         return {"train": read_triples(folder, order), "valid": [], "test": []}
     files = {split: _split_file(folder, names) for split, names in SPLITS.items()}
     if files["train"] is None:
-        raise UserError(f"kg data {folder.name!r} not found: expected {folder / 'train.tsv.gz'}")
+        raise UserError(f"kg data {folder.resolve().name!r} not found: expected {folder / 'train.tsv.gz'}")
     splits = {split: read_triples(file, order) for split, file in files.items() if file is not None}
     return {"valid": [], "test": [], **splits}
 

@@ -86,7 +86,9 @@ def _open(content: bytes, where: str, mode: str, max_pixels: int) -> Image.Image
         except (OSError, SyntaxError, ValueError) as fault:
             # Pillow names the object it reads from.
             reason = re.sub(r" <_io\.\w+ object at 0x\w+>", "", " ".join(str(fault).split())) or type(fault).__name__
-            raise UserError(f"{where}: cannot be read as PNG, JPEG or WebP ({reason}); write it again") from fault
+            raise UserError(
+                f"{where}: cannot be read as PNG, JPEG or WebP ({reason}); save it anew as one of them"
+            ) from fault
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -79,7 +79,7 @@ def generate(
         if longest + max_new > model.lm.cfg.max_len:
             raise UserError(
                 f"prompt: got {longest} tokens and {max_new} to add, the model reads at most {model.lm.cfg.max_len}; "
-                "leave out earlier pictures or texts"
+                "shorten it, leave out pictures, or ask for less"
             )
 
         def ended(ids: list[int]) -> bool:

@@ -282,8 +282,7 @@ def run_of(path: Path) -> tuple[Run, Config]:
         UserError: none there, or another recipe's.
     """
     run = Run.open(path)
-    if run.recipe != "deep-ssm":
-        raise UserError(f"{path} is a run of {run.recipe}, need one of deep-ssm")
+    run.need_recipe("deep-ssm")
     return run, from_json(Config, read_object(path / "config.json"), where=str(path / "config.json"))
 
 

@@ -320,8 +320,7 @@ def _queries(path: Path) -> list[str]:
 
 
 def _run_config(run: Run) -> Config:
-    if run.recipe != "deer":
-        raise UserError(f"{run.path} is a run of {run.recipe}, need one of deer")
+    run.need_recipe("deer")
     return from_json(Config, run.config, where=str(run.path / "config.json"))
 
 

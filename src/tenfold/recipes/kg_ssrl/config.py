@@ -310,7 +310,8 @@ class Config:
         need_seeds(self.seeds)
         if ("files" in self.graphs) != bool(self.data.path):
             raise ValueError(
-                f"data.path: got {len(self.data.path)} paths with graphs {self.graphs}, need them with files, and only there"
+                f"data.path: got {len(self.data.path)} paths with graphs {', '.join(self.graphs)}, need them with files, and "
+                "only there, say --graphs files --data.path MY"
             )
         for name in ("workers", "log_every", "save_every"):
             need(name, getattr(self, name), 1)

@@ -48,7 +48,11 @@ def report(config: Config, run: Run, rows: Sequence[Row], scorers: Sequence[Row]
     run.table(
         "graphs", findings.graph_table(stats), note="Degrees and steps with inverse edges where these are walked."
     )
-    run.table("settings", findings.settings_table(config), note="Published values where the config leaves them open.")
+    run.table(
+        "settings",
+        findings.settings_table(config),
+        note="Where the config leaves a value open: that published for the graph, for others the base policy's.",
+    )
     for claim in findings.make_claims(config, rows):
         run.claim(claim)
 

@@ -317,6 +317,8 @@ def open_model(path: Path) -> Reasoner:
     """
     if (path / "graph.npz").is_file():
         return Reasoner.load(path)
+    if (path / "run.json").is_file():
+        Run.open(path).need_recipe("kg-ssrl")
     found = sorted(file.parent for file in path.glob("models/*/config.json"))
     if not found:
         raise UserError(f"no model in {path}: need a model folder, or a run that trained one")

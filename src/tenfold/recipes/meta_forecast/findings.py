@@ -14,7 +14,7 @@ from tenfold.recipes.meta_forecast.config import ALONE, LEARNED, SIMULATED, Conf
 from tenfold.recipes.meta_forecast.evaluation import Row, by_seed
 from tenfold.recipes.meta_forecast.tables import METHODS, USES, labels_of, mass, percents_of, uses_of
 
-PAPER = "MIMIC-III, AUC-ROC: AutoSelect above supervised, pretrain (all) and co-training (Table 2, whose figures were not at hand)"  # fmt: skip
+PAPER = "The paper, on MIMIC-III: AUC-ROC of AutoSelect above supervised, pretrain (all) and co-training (Table 2, whose figures were not at hand)"  # fmt: skip
 
 
 def make_claims(config: Config, rows: Sequence[Row]) -> list[Claim]:

@@ -45,8 +45,7 @@ def open_run(path: Path) -> tuple[Run, Config]:
         UserError: none there, or another recipe's.
     """
     run = Run.open(path)
-    if run.recipe != "meta-forecast":
-        raise UserError(f"{path} is a run of {run.recipe}, need one of meta-forecast")
+    run.need_recipe("meta-forecast")
     return run, from_json(Config, read_object(path / "config.json"), where=str(path / "config.json"))
 
 
@@ -73,7 +72,8 @@ def model_folder(path: Path, choice: Choice = FIRST) -> Path:
         UserError: no such model, or several cohorts to choose from.
     """
     run, config = open_run(path)
-    rows = [row for row in finished_rows(run, config) if _fits(row, choice)]
+    finished = finished_rows(run, config)
+    rows = [row for row in finished if _fits(row, choice)]
     if len(cohorts := dict.fromkeys(row["cohort"] for row in rows)) > 1:
         raise UserError(f"{path} has models of {', '.join(cohorts)}; choose one with --cohort")
     for row in sorted(rows, key=_rank):
@@ -81,7 +81,8 @@ def model_folder(path: Path, choice: Choice = FIRST) -> Path:
             folder = path / "models" / row["name"] / str(use)
             if (folder / INPUTS).is_file() and (folder / CONFIG).is_file():
                 return folder
-    raise UserError(f"{path}: no such model; its finished ones lie in {path / 'models'}")
+    made = ", ".join(row["name"] for row in finished)
+    raise UserError(f"{path}: no such model; it has {made or 'none yet'}"[:600])
 
 
 def _rank(row: Row) -> tuple[bool, int, float, int]:

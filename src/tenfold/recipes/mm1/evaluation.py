@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,7 @@ def tuned(model: MultimodalLM, config: Config, task: str, seed: int) -> tuple[di
         told.append({"kind": task, "prompt": prompt_of(query), "answer": query.answer, "said": said, "note": query.note, "seed": seed})  # fmt: skip
     figures = {"all": 100 * sum(map(sum, by_family.values())) / len(queries)}
     figures |= {family: 100 * sum(scores) / len(scores) for family, scores in sorted(by_family.items())}
+    figures["most frequent answers"] = _most_frequent(queries)
     blind = [Query(q.task, (), [s for s in q.prompt if "text" in s], q.answer, q.note) for q in queries]
     figures["without pictures"] = accuracy(model, blind, stop)
     if task == "several":
@@ -133,6 +134,14 @@ def tuned(model: MultimodalLM, config: Config, task: str, seed: int) -> tuple[di
         figures["order reversed"] = _reversed_accuracy(model, queries, stop)
         figures |= chain_of_thought(model, config, queries, seed)
     return figures, told
+
+
+def _most_frequent(queries: Sequence[Query]) -> float:
+    """Accuracy in per cent of whoever knows how often each answer to a family's questions is right, and no picture."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for query in queries:
+        counts[query.note][final_answer(query.answer)] += 1
+    return 100 * sum(max(each.values()) for each in counts.values()) / len(queries)
 
 
 def chain_of_thought(model: MultimodalLM, config: Config, queries: Sequence[Query], seed: int) -> dict[str, float]:

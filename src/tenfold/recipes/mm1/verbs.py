@@ -16,13 +16,13 @@ import torch
 from tenfold.core.atomic import write_atomic
 from tenfold.core.config import from_json, need
 from tenfold.core.errors import UserError, printable
-from tenfold.core.mesh import device_type
 from tenfold.core.run import Run
 from tenfold.lm.decoder import Decoder, DecoderConfig
 from tenfold.lm.lr_law import fit_lr_law, learning_rate
 from tenfold.nn.moe_config import MoEConfig
 from tenfold.recipes.mm1 import published
 from tenfold.recipes.mm1.config import Config
+from tenfold.recipes.mm1.find_model import find_model
 from tenfold.recipes.mm1.training import FIELDS, Job, Row
 from tenfold.vision.answer_files import read_coco_captions, read_vqa, write_answers, write_captions
 from tenfold.vision.cider import cider
@@ -30,7 +30,6 @@ from tenfold.vision.connectors import build_connector
 from tenfold.vision.interleaved import CAPTION_PROMPT, STOPS, VQA_PROMPT
 from tenfold.vision.llava_format import save_llava
 from tenfold.vision.multimodal import MultimodalLM
-from tenfold.vision.multimodal_folder import KIND, open_model
 from tenfold.vision.multimodal_generate import generate
 from tenfold.vision.picture_refs import read_file
 from tenfold.vision.vit import ViT, ViTConfig
@@ -308,43 +307,6 @@ def size_of(shape: Row) -> Row:
     found["rate by the law"] = f"{learning_rate(lm.num_active_params()):.3g}"
     found["rate used"] = f"{shape['lr']:.3g}"
     return found
-
-
-def find_model(path: Path) -> MultimodalLM:
-    """The model of a folder, or the first model of a run folder.
-
-    Raises:
-        UserError: no such folder, or no model in it.
-    """
-    if not path.is_dir():
-        raise UserError(f"no such model: {path}; need a run folder, a model folder, or a LLaVA folder")
-    folder = path
-    if not (path / "lm").is_dir() and (path / "models").is_dir():
-        found = sorted(file.parent for file in path.glob("models/*/config.json"))
-        if not found:
-            raise UserError(f"no model in {path}: its training has not ended; tenfold mm1 train --resume {path}")
-        folder = _own(path, found)
-    from tenfold.core.config import read_object
-    from tenfold.vision.llava_format import load_llava
-
-    kind = read_object(folder / "config.json").get("model_type")
-    if kind == KIND:
-        return open_model(folder).to(device_type())
-    if kind == "llava":
-        return load_llava(folder).to(device_type())
-    raise UserError(f"{folder}: model_type: got {kind!r:.40}, need {KIND} or llava")
-
-
-def _own(run: Path, found: Sequence[Path]) -> Path:
-    """Of a run's models the first cell's and seed's."""
-    from tenfold.core.config import read_object
-
-    config = read_object(run / "config.json")
-    try:
-        own = run / "models" / Job(config["cells"][0], config["seeds"][0]).name
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return found[0]
-    return own if own in found else found[0]
 
 
 def _check_picture(path: Path, content: bytes, model: MultimodalLM) -> None:

@@ -48,8 +48,7 @@ def run_config(run: Run) -> Config:
     Raises:
         UserError: another recipe's run.
     """
-    if run.recipe != "spag":
-        raise UserError(f"{run.path} is a run of {run.recipe}, need one of spag")
+    run.need_recipe("spag")
     return from_json(Config, run.config, where=str(run.path / "config.json"))
 
 
