@@ -327,8 +327,8 @@ def test_a_resumed_run_is_not_checked_again(tenfold: Desk) -> None:
     ("file", "content", "line"),
     [
         ("run.json", "{}", "recipe: need str; the file is damaged"),
-        ("run.json", "[]", "got list, need a JSON object; the file is damaged"),
-        ("config.json", "3", "got int, need a JSON object; the file is damaged"),
+        ("run.json", "[]", "got list, need a JSON object; is it the right file, and whole?"),
+        ("config.json", "3", "got int, need a JSON object; is it the right file, and whole?"),
         ("clock.json", '{"seconds": "x"}', "seconds: need int | float; the file is damaged"),
         ("items.json", "{}", "items: need list; the file is damaged"),
         ("items.json", '{"items": [3], "claims": []}', "an item without kind, name; the file is damaged"),

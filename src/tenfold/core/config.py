@@ -92,7 +92,7 @@ def read_object(path: Path, **fields: Any) -> dict[str, Any]:
     """`read_json` of an object that has at least these fields, each of the type given; UserError naming what is wrong."""
     data = read_json(path)
     if not isinstance(data, dict):
-        raise UserError(f"{path}: got {type(data).__name__}, need a JSON object: {{…}}")
+        raise UserError(f"{path}: got {type(data).__name__}, need a JSON object; is it the right file, and whole?")
     for name, kind in fields.items():
         if not isinstance(data.get(name), kind):
             raise UserError(f"{path}: {name}: need {_type_name(kind)}; the file is damaged")
