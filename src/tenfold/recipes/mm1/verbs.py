@@ -251,7 +251,7 @@ def lr_law(points: tuple[str, ...] = (), /, parameters: tuple[float, ...] = (1.2
         parameters: N, without embeddings, whose rates are printed.
     """
     law = fit_lr_law([_point(point) for point in points]) if points else (-0.4214, -0.5535)
-    print(f"ln(rate) = {law[0]:.4f} ln(N) + {law[1]:.4f}" + ("" if points else "  (MM1, Equation 1)"))
+    print(f"ln(rate) = {law[0]:.4f} ln(N) {law[1]:+.4f}" + ("" if points else "  (MM1, Equation 1)"))
     for count in parameters:
         need("--parameters", count, 0, above=True)
         print(f"{count:>16,.0f} weights  {learning_rate(count, law):.3g}")
