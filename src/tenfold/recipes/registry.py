@@ -56,7 +56,7 @@ RECIPES: tuple[Recipe, ...] = (
             ('tenfold ec-dit heatmap RUN "a red circle"', "see which patches the experts chose"),
             ("tenfold ec-dit train laptop", "the same beside its rivals, with intervals"),
         ),
-        75,
+        57,
     ),
     Recipe(
         "afm",
@@ -76,7 +76,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold afm serve smollm2-135m-instruct", "the same behind OpenAI's API"),
             ("tenfold afm train laptop", "each stage against what it must beat"),
         ),
-        75,
+        56,
     ),
     Recipe(
         "deep-ssm",
@@ -93,7 +93,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold deep-ssm predict RUN patients.csv", "predict for patients of your own"),
             ("tenfold deep-ssm train laptop", "eight methods on three cohorts"),
         ),
-        55,
+        18,
     ),
     Recipe(
         "meta-forecast",
@@ -110,7 +110,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold meta-forecast predict RUN patients.csv", "predict for subjects of your own"),
             ("tenfold meta-forecast train death48", "real stays in intensive care"),
         ),
-        60,
+        14,
     ),
     Recipe(
         "moe-vs-dense",
@@ -127,7 +127,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold moe-vs-dense bench", "time the layers on this machine"),
             ("tenfold moe-vs-dense train laptop", "five families at equal seconds"),
         ),
-        75,
+        53,
     ),
     Recipe(
         "kg-ssrl",
@@ -144,7 +144,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold kg-ssrl eval RUN", "rank the test triples"),
             ("tenfold kg-ssrl train laptop", "real graphs, with intervals"),
         ),
-        60,
+        19,
     ),
     Recipe(
         "spag",
@@ -161,7 +161,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold spag arena RUN scripted", "let two players meet"),
             ("tenfold spag train laptop", "signed and published credit, three seeds"),
         ),
-        60,
+        43,
     ),
     Recipe(
         "mm1",
@@ -181,7 +181,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold mm1 ablate tiny", "vary connector and tokens"),
             ("tenfold mm1 train laptop", "mixes of data, three seeds"),
         ),
-        60,
+        40,
     ),
     Recipe(
         "deer",
@@ -198,7 +198,7 @@ RECIPES: tuple[Recipe, ...] = (
             ('tenfold deer agent "what is 12 times 7?" --tools tools.py', "an agent with functions of your own"),
             ("tenfold deer train laptop", "six ways to draw candidates, five seeds"),
         ),
-        45,
+        14,
     ),
     Recipe(
         "abo",
@@ -215,7 +215,7 @@ RECIPES: tuple[Recipe, ...] = (
             ("tenfold abo plan --data my.csv --target-model MODEL", "what a search of yours would cost"),
             ("tenfold abo train laptop", "ten methods, five seeds, simulated"),
         ),
-        45,
+        6,
     ),
 )
 
