@@ -99,14 +99,14 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "a model of half a million weights finds a hidden rule in the lines after earlier pictures; it hardly reads the pictures themselves yet, "
     "and its answers about scenes are guesses; one seed, no claim; about 50 seconds of processor time",
-    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour and a quarter of processor time by its "
-    "timed steps, half of that on two idle cores; run whole with 250 steps of tuning, not yet with 800",
+    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour and a half beside "
+    "other work with 250 steps of tuning; not run whole with its 800 yet",
     "ablation": "connector, tokens, resolution and encoder in pre-training beside the paper's figures; three seeds; half an hour on two "
     "busy cores",
     "reading": "resolution, tiles, tokens and connectors on signs of three letters and on scenes, tuned from random weights; three seeds; 90 minutes of processor time by its "
     "timed steps, half of that on two idle cores; not run whole yet",
-    "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; three seeds; half an hour of processor time by its timed "
-    "steps, 40 minutes beside other work",
+    "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; three seeds; 40 minutes beside other "
+    "work",
     "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; an hour beside "
     "other work",
 }
