@@ -20,7 +20,7 @@ from PIL import Image
 from tenfold.cli import main
 from tenfold.cli.demo import read_password
 from tenfold.core.errors import UserError
-from tenfold.demo import page
+from tenfold.demo import deer, page
 
 TABS = ("ec-dit", "afm", "deep-ssm", "meta-forecast", "moe-vs-dense", "kg-ssrl", "spag", "mm1", "deer", "abo")
 _spec = importlib.util.spec_from_file_location("demo_browser", Path(__file__).with_name("browser.py"))
@@ -252,6 +252,10 @@ def test_every_tab_works_in_a_browser(address: str, chromium: str, tmp_path: Pat
         tab("deer")
         it.click("#deer-go")
         assert "tool" in filled("deer-words")
+        assert bool(it.run("!!document.querySelector('#deer-act')")) == deer.has_agent()
+        if deer.has_agent():
+            it.click("#deer-act")
+            it.wait("!!document.querySelector('iframe[srcdoc*=\"days are there\"]')")
         shot("deer")
 
         tab("abo")

@@ -140,6 +140,11 @@ def fahrenheit(celsius: float) -> float:
 BUILT_IN = (multiply, days_between, count_letter, fahrenheit)
 
 
+def has_agent() -> bool:
+    """Whether the model that decides, calls and answers is on this machine."""
+    return any(each.name == DEFAULT_MODEL and each.present for each in list_models())
+
+
 def act(model: str, query: Any) -> str:
     """The page of an episode: an agent with the built-in tools answers a query.
 
@@ -185,7 +190,7 @@ def build(room: Room) -> None:
     handle(button.click, room, decided, [tools, query], [chances, words])
     handle(query.submit, room, decided, [tools, query], [chances, words])
     gr.Markdown("### Let an agent act")
-    if not any(each.name == DEFAULT_MODEL and each.present for each in list_models()):
+    if not has_agent():
         gr.Markdown(
             f"An agent needs a language model: `tenfold models get {DEFAULT_MODEL}`, then start the demo again."
         )
