@@ -256,7 +256,9 @@ def test_every_tab_works_in_a_browser(address: str, chromium: str, tmp_path: Pat
         if deer.has_agent():
             it.click("#deer-act")
             it.wait("!!document.querySelector('iframe[srcdoc*=\"days are there\"]')")
-            it.run("document.querySelector('iframe[srcdoc*=\"days are there\"]').scrollIntoView()")  # else it is not drawn
+            it.run(
+                "document.querySelector('iframe[srcdoc*=\"days are there\"]').scrollIntoView()"
+            )  # else it is not drawn
             it.run("new Promise(drawn => setTimeout(drawn, 1000))")
         shot("deer")
 

@@ -72,13 +72,14 @@ def test_logits_and_greedy_tokens_both_ways(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(again(batch_of(ids, image_id)), told, atol=1e-4, rtol=1e-4)
 
-    ours.tokenizer, ours.processor = tokenizer, ImageProcessor(24, tokens=9)
+    ours.tokenizer, ours.processor = tokenizer, ImageProcessor(24, mean=(1, 1, 1), std=(0.5, 0.5, 0.5), tokens=9)
     save_llava(ours, tmp_path / "ours")
     back = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "ours").eval()
     with torch.no_grad():
         torch.testing.assert_close(back(input_ids=ids, pixel_values=PIXELS).logits, told, atol=1e-4, rtol=1e-4)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").convert_tokens_to_ids("<image>") == image_id
-    assert load_llava(tmp_path / "ours").processor is not None
+    read = load_llava(tmp_path / "ours").processor
+    assert read is not None and (read.mean, read.std) == (ours.processor.mean, ours.processor.std)
 
     document = [{"image": {"scene": []}}, {"text": "red blue"}]
     answer = generate(ours, [document], 20)[0]

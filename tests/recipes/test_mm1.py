@@ -41,6 +41,7 @@ from tenfold.recipes.mm1.config import (
 )
 from tenfold.recipes.mm1.contrastive import encoder_file
 from tenfold.recipes.mm1.documents import batches, make_tokenizer, mixture, texts
+from tenfold.recipes.mm1.evaluation import letters_right
 from tenfold.recipes.mm1.experiment import check, wants_aim
 from tenfold.recipes.mm1.findings import make_claims, summary
 from tenfold.recipes.mm1.network import EncodedOnce, build, build_optimizer, decoder_config
@@ -384,6 +385,11 @@ def test_features_of_a_frozen_encoder_are_computed_once(monkeypatch: pytest.Monk
     torch.testing.assert_close(mm_loss(model, told)[0], mm_loss(model, seen)[0])
     monkeypatch.setattr(model.vision, "forward", lambda *_: pytest.fail("encoded again"))
     assert torch.equal(once(first).pixel_values, told.pixel_values)
+
+
+def test_letters_of_signs_are_counted_at_their_places() -> None:
+    assert letters_right([("KTR", "KTR"), ("ktz", "KTR")]) == pytest.approx(5 / 6)
+    assert letters_right([("", "KTR"), ("TRK", "KTR"), ("KTRKTR", "KTR")]) == pytest.approx(1 / 3)
 
 
 def test_weight_decay_by_either_reading() -> None:

@@ -75,3 +75,13 @@ def test_tests_and_single_turns_ask_one_question(easy: str) -> None:
         assert all(len(turns_of(document)) == 1 for document in documents)
     with pytest.raises(ValueError, match=r"turns: got 0"):
         Instructions(("easy_vqa",), 0, 5, turns=0)
+
+
+def test_signs_to_learn_from_have_one_to_three_letters_and_those_asked_three() -> None:
+    lengths = {
+        part: {len(Instructions(("reading",), 0, 60, part=part).query(i).answer) for i in range(60)}
+        for part in ("train", "test")
+    }
+    assert lengths == {"train": {1, 2, 3}, "test": {3}}
+    query = Instructions(("reading",), 0, 1).query(0)
+    assert query.answer == query.prompt[0]["image"]["sign"]["word"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,16 @@ def test_a_saved_model_gives_the_same_logits(tokenizer: Tokenizer, processor: Im
     batch = next(pack_documents(documents(3), tokenizer, processor, 150))
     assert torch.equal(model(batch), other(batch))
     assert other.processor is not None and other.processor.tokens == 4
+    model.processor = ImageProcessor(processor.size, mean=(1, 1, 1), std=(0.5, 0.5, 0.5), tokens=4)
+    save_model(model, tmp_path / "white")
+    other = open_model(tmp_path / "white")
+    assert other.processor is not None
+    assert not other.processor({"scene": []}).any()
+    config = json.loads((tmp_path / "white" / "config.json").read_text())
+    config["processor"]["std"] = [0.5, 0, 0.5]
+    (tmp_path / "white" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="mean, std: got"):
+        open_model(tmp_path / "white")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"x" * 50)
     with pytest.raises(UserError, match="not a whole safetensors"):
         open_model(tmp_path / "m")

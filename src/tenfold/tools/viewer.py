@@ -87,6 +87,7 @@ form { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
 [hidden] { display: none !important; }
 </style>
 <h1>{{ title }}</h1>
+<p class="soft">A share on a choice is how likely the model was to write it, had it been free to write anything.</p>
 <form id="filters">
 <label>end <select name="end"><option value="">all</option>{% for end in ends %}<option>{{ end }}</option>{% endfor %}</select></label>
 <label>word <input name="word" type="search"></label>

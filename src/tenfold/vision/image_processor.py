@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -32,7 +33,7 @@ class ImageProcessor:
         mean, std: of the normalisation, by channel.
         tokens: k, the tokens that a connector makes of one crop.
     Raises:
-        ValueError: sizes below 1, an unknown fit, tiles that are no square or no range.
+        ValueError: sizes below 1, an unknown fit, tiles that are no square or no range, no three means and deviations.
     Source: MM1, Section 4.2 (sub-image decomposition); MM1.5 (arXiv 2409.20566), Section 3.3 (dynamic tiles).
     """
 
@@ -60,7 +61,13 @@ class ImageProcessor:
         if tokens is not None and tokens < 1:
             raise ValueError(f"tokens: got {tokens}, need at least 1")
         self.size, self.fit, self.tiles, self.overview, self.tokens = size, fit, tiles, overview, tokens
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        if not (
+            len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, self.mean + self.std)) and min(self.std) > 0
+        ):
+            raise ValueError(
+                f"mean, std: got {list(mean)!r:.60}, {list(std)!r:.60}, need three finite numbers each, those of std above 0"
+            )
         self._mean = torch.tensor(self.mean).view(3, 1, 1)
         self._std = torch.tensor(self.std).view(3, 1, 1)
 
@@ -132,7 +139,7 @@ class ImageProcessor:
             top, left = (inner[0] - height) // 2, (inner[1] - width) // 2
             return small[top : top + height, left : left + width]
         canvas = np.empty((height, width, 3), dtype=np.uint8)
-        canvas[:] = np.round(np.array(self.mean) * 255).astype(np.uint8)
+        canvas[:] = np.round(np.clip(self.mean, 0, 1) * 255).astype(np.uint8)
         top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
         canvas[top : top + inner[0], left : left + inner[1]] = small
         return canvas

@@ -147,8 +147,8 @@ def make_query(
         objects, question, answer = scene_question(rng, family)
         return _asked([scene_image(objects)], question, answer, family)
     if task == "reading":
-        sign = random_sign(rng)
-        return _asked([{"image": {"sign": sign}}], SIGN_QUESTION, sign["word"].lower(), "reading")
+        sign = random_sign(rng, 3 if part == "test" else int(rng.integers(1, 4)))
+        return _asked([{"image": {"sign": sign}}], SIGN_QUESTION, sign["word"], "reading")
     if task == "several":
         family = FAMILIES[rng.integers(len(FAMILIES))]
         scenes = draw_scenes(family, rng, int(rng.integers(2, 5)))

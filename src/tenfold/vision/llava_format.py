@@ -22,8 +22,10 @@ from tenfold.vision.clip_weights import load_vit
 from tenfold.vision.connectors import Mlp, build_connector
 from tenfold.vision.image_processor import ImageProcessor
 from tenfold.vision.multimodal import MultimodalLM
+from tenfold.vision.vit import ViT
 
 PROJECTOR = "multi_modal_projector"
+PREPROCESSOR = "preprocessor_config.json"
 _TO_HF = (
     (r"^class_embedding$", "embeddings.class_embedding"),
     (r"^patch\.", "embeddings.patch_embedding."),
@@ -71,9 +73,19 @@ def load_llava(source: str | Path | Mapping[str, Tensor], *, config: Mapping[str
     model = MultimodalLM(vision, connector, lm, feature_layer=layer, image_id=config.get("image_token_index"))
     if not isinstance(source, Mapping) and (Path(source) / "tokenizer.json").is_file():
         model.tokenizer = Tokenizer.load(source)
-        mean, std = vision.cfg.normalisation
-        model.processor = ImageProcessor(vision.cfg.image_size, mean=mean, std=std, tokens=vision.cfg.patches)
+        model.processor = _processor(Path(source) / PREPROCESSOR, vision)
     return model.eval()
+
+
+def _processor(file: Path, vision: ViT) -> ImageProcessor:
+    """Of a folder: the whole picture in a square; its means and deviations are those of the file, where there is one."""
+    told = read_object(file) if file.is_file() else {}
+    mean, std = vision.cfg.normalisation
+    mean, std = told.get("image_mean", mean), told.get("image_std", std)
+    try:
+        return ImageProcessor(vision.cfg.image_size, mean=mean, std=std, tokens=vision.cfg.patches)
+    except (TypeError, ValueError) as fault:
+        raise UserError(f"{file}: {fault}") from fault
 
 
 def save_llava(model: MultimodalLM, folder: str | Path) -> None:
@@ -141,7 +153,7 @@ def _write_sides(model: MultimodalLM, folder: Path) -> None:
             "image_mean": list(model.processor.mean),
             "image_std": list(model.processor.std),
         }
-        write_atomic(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=1))
+        write_atomic(folder / PREPROCESSOR, json.dumps(preprocessor, indent=1))
         patch = {
             "processor_class": "LlavaProcessor",
             "patch_size": model.vision.cfg.patch_size,

@@ -44,6 +44,8 @@ def save_model(model: MultimodalLM, folder: str | Path) -> None:
             "fit": processor.fit,
             "tiles": list(processor.tiles) if isinstance(processor.tiles, tuple) else processor.tiles,
             "overview": processor.overview,
+            "mean": list(processor.mean),
+            "std": list(processor.std),
         },
     }
     tensors = {name: tensor for name, tensor in whole_state(model).items() if not name.startswith("lm.")}
@@ -70,15 +72,11 @@ def open_model(folder: str | Path) -> MultimodalLM:
         with torch.device("meta"):
             vision = ViT(vision_cfg)
             connector = build_connector(options.pop("name"), grid=grid, **options)
-        told = dict(config["processor"])
-        tiles = told.get("tiles")
         mean, std = vision_cfg.normalisation
-        processor = ImageProcessor(
-            **told | {"tiles": tuple(tiles) if isinstance(tiles, list) else tiles},
-            mean=mean,
-            std=std,
-            tokens=int(config["connector"]["tokens"]),
-        )
+        told: dict[str, Any] = {"mean": mean, "std": std} | config["processor"]
+        if isinstance(told.get("tiles"), list):
+            told["tiles"] = tuple(told["tiles"])
+        processor = ImageProcessor(**told, tokens=int(config["connector"]["tokens"]))
     except (TypeError, ValueError, KeyError, IndexError, OverflowError) as fault:
         raise UserError(f"{where}: {fault}; the file is damaged") from fault
     model = MultimodalLM(

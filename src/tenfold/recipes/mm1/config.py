@@ -25,6 +25,8 @@ class Vision:
         patch: pixels a side of a patch; divides size.
         dim, layers, heads, mlp: of the transformer.
         start: random weights, or those of the contrastive ("clip") or the reconstructive ("aim") stage.
+        zero: what is 0 once pixels are normalised: the mean of photographs, as in CLIP ("photos"), or "white", with black at -2:
+            then empty paper adds nothing to a patch. For an encoder that starts from random weights.
         tiles: 4 cuts pictures into 4 tiles beside the whole one in tuning and after; 0: no tiles.
         layer: whose features the connector reads; -1 is the last.
         frozen: the encoder does not learn with the language model, and each picture is encoded once.
@@ -37,6 +39,7 @@ class Vision:
     heads: int = 4
     mlp: int = 128
     start: Literal["random", "clip", "aim"] = "random"
+    zero: Literal["photos", "white"] = "photos"
     tiles: int = 0
     layer: int = -1
     frozen: bool = False
@@ -228,7 +231,8 @@ class Tuning:
     """What is tuned on, and for how long.
 
     Args:
-        tasks: questions about "scenes", a sign to read ("reading"), questions over "several" pictures, "easy_vqa".
+        tasks: questions about "scenes", a sign to read ("reading": one to three letters, when scored three), questions over
+            "several" pictures, "easy_vqa".
         worked: share of the questions over several pictures whose answers come after their steps.
         demos: most demonstrations before such a question, answered in its way: without them a model that was tuned on single
             questions no longer takes up the way that demonstrations answer in.

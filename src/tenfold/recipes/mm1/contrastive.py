@@ -21,7 +21,7 @@ from tenfold.core.run import Run
 from tenfold.core.stream import ArrayStream
 from tenfold.recipes.mm1.config import Config
 from tenfold.recipes.mm1.documents import emoji_of
-from tenfold.recipes.mm1.network import vision_config
+from tenfold.recipes.mm1.network import normalisation, vision_config
 from tenfold.text.tokenizer import Tokenizer, train_tokenizer
 from tenfold.vision.clip import CLIPModel, TextConfig
 from tenfold.vision.contrastive import SIGLIP_BIAS, SIGLIP_INIT
@@ -186,7 +186,7 @@ def across_drawings(vectors: Sequence[Tensor], drawn: Sequence[Tensor]) -> dict[
 
 def make_processor(config: Config) -> ImageProcessor:
     """Of the encoder's own stage."""
-    mean, std = vision_config(config.vision).normalisation
+    mean, std = normalisation(config.vision)
     return ImageProcessor(config.clip.size, mean=mean, std=std)
 
 

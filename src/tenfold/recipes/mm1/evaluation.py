@@ -128,12 +128,20 @@ def tuned(model: MultimodalLM, config: Config, task: str, seed: int) -> tuple[di
     figures["most frequent answers"] = _most_frequent(queries)
     blind = [Query(q.task, (), [s for s in q.prompt if "text" in s], q.answer, q.note) for q in queries]
     figures["without pictures"] = accuracy(model, blind, stop)
+    if task == "reading":
+        figures["letters at their places"] = 100 * letters_right([(answer.text.strip(), query.answer) for query, answer in zip(queries, answers, strict=True)])  # fmt: skip
     if task == "several":
         single = [Query(q.task, (), _only_first(q.prompt), q.answer, q.note) for q in queries]
         figures["first picture alone"] = accuracy(model, single, stop)
         figures["order reversed"] = _reversed_accuracy(model, queries, stop)
         figures |= chain_of_thought(model, config, queries, seed)
     return figures, told
+
+
+def letters_right(pairs: Sequence[tuple[str, str]]) -> float:
+    """Share of the letters of words that what was said has at the same places; pairs: (said, word)."""
+    places = [said[i : i + 1].lower() == letter.lower() for said, word in pairs for i, letter in enumerate(word)]
+    return sum(places) / len(places)
 
 
 def _most_frequent(queries: Sequence[Query]) -> float:

@@ -74,9 +74,14 @@ def decoder_config(language: Language, vocabulary: int) -> DecoderConfig:
     )
 
 
+def normalisation(vision: Vision) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels in [0, 1], by channel."""
+    return ViTConfig().normalisation if vision.zero == "photos" else ((1.0, 1.0, 1.0), (0.5, 0.5, 0.5))
+
+
 def make_processor(vision: Vision, tokens: int, *, tiled: bool) -> ImageProcessor:
     """Of the pictures; tiles come in with tuning."""
-    mean, std = ViTConfig().normalisation
+    mean, std = normalisation(vision)
     return ImageProcessor(
         vision.size, tiles=vision.tiles if tiled and vision.tiles else None, mean=mean, std=std, tokens=tokens
     )
