@@ -55,7 +55,7 @@ EXPECTED = {
     "laptop": "signed and official credit beside one another, three seeds: whether a defender of held-out words gains on the imitation that it began as; the "
     "goal is a return up by 0.20, and none of four settings reached it; 17 minutes on two cores with workers 2",
     "smollm2": "SmolLM2-135M-Instruct as it is, after imitation and after two epochs of self-play, LoRA; one seed; imitation teaches it to "
-    "play, self-play only not to guess: ties go from 31 to 81 games in 100; two hours on two cores that had other work, 45 minutes on idle ones (an estimate)",
+    "play, self-play only not to guess: ties go from 34 to 81 games in 100; 1 h 09 on two cores that had other work",
     "paper": "the paper's numbers for LLaMA-2-7B, scripted teachers in place of GPT-4; one process, so an accelerator of more than 110 GB, for days "
     "(an estimate), never run; "
     "words.targets, words.sft and model.base are yours to bring",
