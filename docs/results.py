@@ -1,7 +1,8 @@
 """Keep a finished run that we stand by: `python docs/results.py RUN [--figure trade-off]`.
 
 Writes docs/results/<recipe>-<preset>.json (claims, tables, command, machine), the same as Markdown for the docs pages to
-include, and the named figures as docs/figures/<recipe>-<preset>-<figure>.png.
+include, the named figures as docs/figures/<recipe>-<preset>-<figure>.png, and docs/claims.md, the claims of all kept runs.
+Without RUN it writes that page alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tenfold.core.report import duration, number
 from tenfold.core.run import Run
 
 DOCS = Path(__file__).parent
+VERDICTS = ("holds", "does not hold", "the opposite holds", "one seed")
 
 
 def markdown_table(columns: list[str], rows: list[list[Any]]) -> list[str]:
@@ -36,12 +38,51 @@ def claims_table(claims: list[dict[str, Any]]) -> list[str]:
     return markdown_table(["claim", "measured", "baseline", "difference", "95 % interval", "verdict"], rows)
 
 
+def claims_page(kept: list[dict[str, Any]]) -> str:
+    """All claims of all kept runs, as Markdown, after a count of their verdicts."""
+    counts, sections = [], []
+    for run in kept:
+        verdicts = [Claim.from_json(claim).verdict for claim in run["claims"]]
+        name = f"[{run['recipe']} {run['preset']}](#{run['recipe']}-{run['preset']})"
+        counts.append([name, *(verdicts.count(each) for each in VERDICTS), duration(run["seconds"])])
+        sections += [
+            f"## {run['recipe']} {run['preset']}",
+            "",
+            f"`{run['command']}`, {duration(run['seconds'])} on {run['machine']}; more in "
+            f"[its page](systems/{run['recipe']}.md).",
+            "",
+            *claims_table(run["claims"]),
+            "",
+        ]
+    counts.append(["all", *(sum(row[i] for row in counts) for i in range(1, len(VERDICTS) + 1)), ""])
+    lines = [
+        "# Claims",
+        "",
+        "What was claimed before each run and what it measured, also where it came out against us. A claim holds where its",
+        "95 % interval over seeds, people or questions lies on its side of the baseline, its room included; the opposite",
+        "holds where the interval lies on the other side; where it holds both sides, the claim does not hold and nothing is",
+        "settled. A run of one seed has no interval and settles nothing.",
+        "",
+        *markdown_table(["run", *VERDICTS, "time"], counts),
+        "",
+        *sections,
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="keep a finished run under docs/results")
-    parser.add_argument("run", type=Path)
+    parser = argparse.ArgumentParser(description="keep a finished run under docs/results, and write the page of claims")
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--figure", nargs="*", default=[], help="names of the figures to keep")
     arguments = parser.parse_args()
-    run = Run.open(arguments.run)
+    if arguments.run is not None:
+        keep(parser, arguments.run, arguments.figure)
+    kept = [read_json(file) for file in sorted((DOCS / "results").glob("*.json"))]
+    (DOCS / "claims.md").write_text(claims_page(kept))
+
+
+def keep(parser: argparse.ArgumentParser, path: Path, figures: list[str]) -> None:
+    run = Run.open(path)
     if not run.finished:
         parser.error(f"{run.path} has not finished")
     result = read_json(run.path / "result.json")
@@ -64,7 +105,7 @@ def main() -> None:
         cells = [[row.get(column) for column in table["columns"]] for row in table["rows"]]
         lines += [f"**{table['name']}**", "", *markdown_table(table["columns"], cells), "", table["note"] or "", ""]
     (DOCS / "results" / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
-    for figure in arguments.figure:
+    for figure in figures:
         kept_as = f"{name}-{figure}.png".replace(" ", "-")
         shutil.copyfile(run.path / "figures" / f"{figure}.png", DOCS / "figures" / kept_as)
 
