@@ -107,6 +107,6 @@ EXPECTED = {
     "timed steps, half of that on two idle cores; not run whole yet",
     "easy-vqa": "easy-VQA's test questions (pip install easy-vqa==1.0); the majority answer gets 67.0 %; three seeds; 40 minutes beside other "
     "work",
-    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; an hour beside "
-    "other work",
+    "smollm2": "SmolLM2-135M-Instruct, frozen, under a connector; few-shot with and without interleaved data; one seed; 52 minutes "
+    "beside other work",
 }
