@@ -99,8 +99,8 @@ PRESETS: dict[str, Config] = {
 EXPECTED = {
     "tiny": "a model of half a million weights finds a hidden rule in the lines after earlier pictures; it hardly reads the pictures themselves yet, "
     "and its answers about scenes are guesses; one seed, no claim; about 50 seconds of processor time",
-    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; an hour and a half beside "
-    "other work with 250 steps of tuning; not run whole with its 800 yet",
+    "laptop": "few-shot with and without interleaved data, text, experts, names that find emoji; three seeds; two hours of one process "
+    "beside other work",
     "ablation": "connector, tokens, resolution and encoder in pre-training beside the paper's figures; three seeds; half an hour on two "
     "busy cores",
     "reading": "resolution, tiles, tokens and connectors on signs of three letters and on scenes, tuned from random weights; three seeds; 90 minutes of processor time by its "
