@@ -58,7 +58,7 @@ def claims_page(kept: list[dict[str, Any]]) -> str:
     lines = [
         "# Claims",
         "",
-        "What was claimed before each run and what it measured, also where it came out against us. A claim holds where its",
+        "What each kept run claims and what it measured, also where it came out against us. A claim holds where its",
         "95 % interval over seeds, people or questions lies on its side of the baseline, its room included; the opposite",
         "holds where the interval lies on the other side; where it holds both sides, the claim does not hold and nothing is",
         "settled. A run of one seed has no interval and settles nothing.",

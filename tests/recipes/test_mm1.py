@@ -387,6 +387,15 @@ def test_features_of_a_frozen_encoder_are_computed_once(monkeypatch: pytest.Monk
     assert torch.equal(once(first).pixel_values, told.pixel_values)
 
 
+def test_seeds_that_agree_do_not_hide_how_few_emoji_were_asked() -> None:
+    row = {"cell": "mix=45/45/10", "few_shot": {}, "tuned": {}}
+    rows = [row | {"seed": seed} for seed in range(3)]
+    for pool, holds in ((152, False), (15_200, True)):
+        claims = make_claims(PRESETS["laptop"], rows, [{"name_R@5": 0.293, "pool": pool}] * 3)
+        (names,) = [claim for claim in claims if claim.name.startswith("names find emoji")]
+        assert names.holds is holds and names.ci95[0] < names.margin < names.ci95[1]
+
+
 def test_letters_of_signs_are_counted_at_their_places() -> None:
     assert letters_right([("KTR", "KTR"), ("ktz", "KTR")]) == pytest.approx(5 / 6)
     assert letters_right([("", "KTR"), ("TRK", "KTR"), ("KTRKTR", "KTR")]) == pytest.approx(1 / 3)

@@ -84,7 +84,7 @@ def _processor(file: Path, vision: ViT) -> ImageProcessor:
     mean, std = told.get("image_mean", mean), told.get("image_std", std)
     try:
         return ImageProcessor(vision.cfg.image_size, mean=mean, std=std, tokens=vision.cfg.patches)
-    except (TypeError, ValueError) as fault:
+    except (TypeError, ValueError, OverflowError) as fault:
         raise UserError(f"{file}: {fault}") from fault
 
 

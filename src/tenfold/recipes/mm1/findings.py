@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from tenfold.core.claims import Claim
-from tenfold.core.statistics import paired_t, plus_minus, select
+from tenfold.core.statistics import paired_t, plus_minus, select, wilson
 from tenfold.recipes.mm1.config import MAIN, Config, settings
 from tenfold.recipes.mm1.published import AXIS
 
@@ -107,7 +107,7 @@ def make_claims(config: Config, rows: Sequence[Row], encoders: Sequence[Row]) ->
     )
     if encoders:
         hits = [100 * row["name_R@5"] for row in encoders]
-        made.add("names find emoji never trained on: R@5 above 25 %", hits, [25.0] * len(hits), 0, f"{encoders[0]['pool']} emoji, chance {500 / encoders[0]['pool']:.1f} %", simulator=False)  # fmt: skip
+        made.add("names find emoji never trained on: R@5 above 25 %", hits, [25.0] * len(hits), 0, f"{encoders[0]['pool']} emoji, chance {500 / encoders[0]['pool']:.1f} %", simulator=False, asked=encoders[0]["pool"])  # fmt: skip
     return made.claims
 
 
@@ -127,9 +127,10 @@ class _Claims:
         *,
         paper: str | None = None,
         simulator: bool = True,
+        asked: int | None = None,
     ) -> None:
-        """A figure above a rival's by `room`."""
-        self._claim(name, values, [value + room for value in rival], "higher", how, paper, simulator)
+        """A figure above a rival's by `room`; asked: see `_claim`."""
+        self._claim(name, values, [value + room for value in rival], "higher", how, paper, simulator, asked)
 
     def below(
         self,
@@ -153,13 +154,18 @@ class _Claims:
         how: str,
         paper: str | None,
         simulator: bool,
+        asked: int | None = None,
     ) -> None:
+        """Keep a claim; asked: where every seed is asked the same few, as many, the interval is no narrower than Wilson's."""
         if not values or len(values) != len(rival):
             return
         ci95 = (math.nan, math.nan)
         if len(values) > 1:
             ci95 = paired_t([a - b for a, b in zip(values, rival, strict=True)]).ci95
         value, baseline = statistics.fmean(values), statistics.fmean(rival)
+        if asked and len(values) > 1:
+            low, high = wilson(round(value / 100 * asked), asked).ci95
+            ci95 = min(ci95[0], 100 * low - baseline), max(ci95[1], 100 * high - baseline)
         self.claims.append(Claim(name, value, baseline, better, ci95, len(values), how, paper, simulator))
 
 
